@@ -1,0 +1,1 @@
+//! Which of several matches wins: the order of the specification, as `Ord`. Greater wins.

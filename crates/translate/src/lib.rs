@@ -1,0 +1,42 @@
+//! Objects -> snapshot and statuses.
+//!
+//! [`translate`] is total: no clock, no client, no cache, no `Result`. It builds one resolved graph; the snapshot and the
+//! statuses are two readings of it, so a status can never say what the proxy does not do. What is wrong in an object becomes a condition
+//! and, where the specification says so, a value in the model that answers 500.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use isthmus_api::Objects;
+use isthmus_api::status::Statuses;
+use isthmus_routing::{GatewayKey, Snapshot};
+
+/// The controller name that a GatewayClass has to have to be ours.
+pub const CONTROLLER_NAME: &str = "isthmus.dev/gateway-controller";
+
+/// What `translate` has to know besides the objects.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The addresses that each Gateway was given by whoever provides the infrastructure (a folder's loopback pool, a
+    /// cluster's Service). A Gateway that is absent has none yet: `Programmed=False/AddressNotAssigned`.
+    pub addresses: BTreeMap<GatewayKey, Vec<IpAddr>>,
+    /// Listeners that the data plane could not open, with the reason in words: `Accepted=False/PortUnavailable`.
+    pub unavailable: BTreeMap<(GatewayKey, String), String>,
+}
+
+/// What follows from the objects.
+#[derive(Debug, Clone)]
+pub struct Translation {
+    /// For the data plane.
+    pub snapshot: Arc<Snapshot>,
+    /// For the objects.
+    pub statuses: Statuses,
+}
+
+/// Translates everything at once. Equal input gives equal bytes.
+pub fn translate(_objects: &Objects, _options: &Options) -> Translation {
+    Translation { snapshot: Arc::default(), statuses: Statuses::default() }
+}
