@@ -1,1 +1,6 @@
-fn main() {}
+//! The tests that need no root. One binary, because linking is slow.
+
+mod cases;
+mod tidy;
+mod upstream;
+mod wire;

@@ -1,1 +1,13 @@
-//! Placeholder.
+//! What the test binaries share: case folders, a strict client, a data plane in process.
+//!
+//! `tests/cases/README.md` says what a case folder holds and how to write one.
+
+pub mod backend;
+pub mod bed;
+pub mod case;
+pub mod client;
+pub mod decide;
+pub mod input;
+pub mod raw;
+pub mod render;
+pub mod serve;

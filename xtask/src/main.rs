@@ -1,1 +1,72 @@
-fn main() {}
+//! What `./dev` hands over to: running an example, the tests, the suites written elsewhere, the benchmarks.
+//!
+//! It changes nothing in the project except where a command says so (`schemas`); what it fetches goes to a cache folder of the user.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod cache;
+mod checks;
+mod fault;
+mod go;
+mod process;
+mod run;
+mod schemas;
+mod suites;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::fault::Fault;
+
+#[derive(Debug, Parser)]
+#[command(name = "./dev", bin_name = "./dev", disable_version_flag = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build, then route real traffic on this machine as the YAML in a folder says.
+    Run(run::Arguments),
+    /// Formatting, lints and every test that needs no root.
+    Test(checks::Arguments),
+    /// Drive the gateway with programs written elsewhere: all of them, or those that are named.
+    Suites(suites::Arguments),
+    /// What a request costs beside other gateways (`edge`), and what finding its route costs (`routes`).
+    Bench(bench::Arguments),
+    /// Write the schemas of the pinned CRDs into the project, or compare them with `--check`.
+    Schemas {
+        /// Change nothing; fail if they differ.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Fetch and build now what the tests would fetch later.
+    Setup,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Test(arguments) => checks::run(&arguments),
+        Command::Suites(arguments) => suites::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Schemas { check } => schemas::run(check),
+        Command::Setup => setup(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("{fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn setup() -> Result<(), Fault> {
+    println!("upstream's sources: {}", go::upstream()?.display());
+    suites::tools::all()
+}

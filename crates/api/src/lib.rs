@@ -5,8 +5,26 @@
 
 #![forbid(unsafe_code)]
 
+pub mod duration;
+pub mod kind;
 pub mod objects;
 pub mod shared;
 pub mod status;
 
-pub use objects::{DecodeError, Kind, NamespacedName, Object, ObjectRef, Objects, decode};
+pub use kind::{Kind, NamespacedName, ObjectRef};
+pub use objects::{DecodeError, Object, Objects, decode};
+
+/// The generated types of the Gateway API, module by kind. The experimental channel's types have every field of the standard
+/// channel's (its CRDs are what `isthmus-admission` enforces).
+pub use gateway_api::experimental as generated;
+
+pub use generated::gatewayclasses::GatewayClass;
+pub use generated::gateways::Gateway;
+pub use generated::grpcroutes::GrpcRoute;
+pub use generated::httproutes::HttpRoute;
+pub use generated::referencegrants::ReferenceGrant;
+/// The core kinds' nested types (`ServicePort`, `Endpoint`, `IntOrString`, ...).
+pub use k8s_openapi as core;
+pub use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+pub use k8s_openapi::api::discovery::v1::EndpointSlice;
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -1,1 +1,336 @@
 //! The store: what an API server (or a folder) says at this moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{
+    ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind, Namespace, NamespacedName, ObjectMeta,
+    ObjectRef, ReferenceGrant, Secret, Service,
+};
+
+/// One object of a kind that Isthmus reads. Cheap to clone.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Object {
+    /// `GatewayClass`
+    GatewayClass(Arc<GatewayClass>),
+    /// `Gateway`
+    Gateway(Arc<Gateway>),
+    /// `HTTPRoute`
+    HttpRoute(Arc<HttpRoute>),
+    /// `GRPCRoute`
+    GrpcRoute(Arc<GrpcRoute>),
+    /// `ReferenceGrant`
+    ReferenceGrant(Arc<ReferenceGrant>),
+    /// `Namespace`
+    Namespace(Arc<Namespace>),
+    /// `Service`
+    Service(Arc<Service>),
+    /// `EndpointSlice`
+    EndpointSlice(Arc<EndpointSlice>),
+    /// `Secret`
+    Secret(Arc<Secret>),
+    /// `ConfigMap`
+    ConfigMap(Arc<ConfigMap>),
+}
+
+/// Every object that is known, by kind and name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Objects {
+    /// By name.
+    pub gateway_classes: BTreeMap<String, Arc<GatewayClass>>,
+    /// By namespace and name.
+    pub gateways: BTreeMap<NamespacedName, Arc<Gateway>>,
+    /// By namespace and name.
+    pub http_routes: BTreeMap<NamespacedName, Arc<HttpRoute>>,
+    /// By namespace and name.
+    pub grpc_routes: BTreeMap<NamespacedName, Arc<GrpcRoute>>,
+    /// By namespace and name.
+    pub reference_grants: BTreeMap<NamespacedName, Arc<ReferenceGrant>>,
+    /// By name.
+    pub namespaces: BTreeMap<String, Arc<Namespace>>,
+    /// By namespace and name.
+    pub services: BTreeMap<NamespacedName, Arc<Service>>,
+    /// By namespace and name.
+    pub endpoint_slices: BTreeMap<NamespacedName, Arc<EndpointSlice>>,
+    /// By namespace and name.
+    pub secrets: BTreeMap<NamespacedName, Arc<Secret>>,
+    /// By namespace and name.
+    pub config_maps: BTreeMap<NamespacedName, Arc<ConfigMap>>,
+}
+
+/// Why JSON is not an object that Isthmus reads.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Somebody else's object: name it and go on.
+    #[error("kind {kind} of {api_version} is not one that Isthmus reads")]
+    UnknownKind {
+        /// Its `apiVersion`.
+        api_version: String,
+        /// Its `kind`.
+        kind: String,
+    },
+    /// No object at all.
+    #[error("{field} is missing or not text; every object of the Kubernetes API has it")]
+    Missing {
+        /// `apiVersion`, `kind`, `metadata.name` or `metadata.namespace`.
+        field: &'static str,
+    },
+    /// A field does not have the shape that the kind gives it.
+    #[error("{kind}: {field}: {message}")]
+    Field {
+        /// The kind.
+        kind: Kind,
+        /// Path of the field: `spec.rules[0].name`.
+        field: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// Reads an object that was admitted (by an API server or by `isthmus-admission`): a namespaced one names its namespace.
+///
+/// # Errors
+/// [`DecodeError::UnknownKind`] for a group, version or kind that Isthmus does not read; the rest are faults of the object.
+pub fn decode(value: Value) -> Result<Object, DecodeError> {
+    let api_version = text(&value, "/apiVersion").ok_or(DecodeError::Missing { field: "apiVersion" })?;
+    let kind = text(&value, "/kind").ok_or(DecodeError::Missing { field: "kind" })?;
+    let Some(kind) = Kind::of(api_version, kind) else {
+        return Err(DecodeError::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() });
+    };
+    text(&value, "/metadata/name").ok_or(DecodeError::Missing { field: "metadata.name" })?;
+    if kind.is_namespaced() {
+        text(&value, "/metadata/namespace").ok_or(DecodeError::Missing { field: "metadata.namespace" })?;
+    }
+    Ok(match kind {
+        Kind::GatewayClass => Object::GatewayClass(typed(kind, value)?),
+        Kind::Gateway => Object::Gateway(typed(kind, value)?),
+        Kind::HttpRoute => Object::HttpRoute(typed(kind, value)?),
+        Kind::GrpcRoute => Object::GrpcRoute(typed(kind, value)?),
+        Kind::ReferenceGrant => Object::ReferenceGrant(typed(kind, value)?),
+        Kind::Namespace => Object::Namespace(typed(kind, value)?),
+        Kind::Service => Object::Service(typed(kind, value)?),
+        Kind::EndpointSlice => Object::EndpointSlice(typed(kind, value)?),
+        Kind::Secret => Object::Secret(typed(kind, value)?),
+        Kind::ConfigMap => Object::ConfigMap(typed(kind, value)?),
+    })
+}
+
+impl Object {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::GatewayClass(_) => Kind::GatewayClass,
+            Self::Gateway(_) => Kind::Gateway,
+            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::GrpcRoute(_) => Kind::GrpcRoute,
+            Self::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Secret(_) => Kind::Secret,
+            Self::ConfigMap(_) => Kind::ConfigMap,
+        }
+    }
+
+    /// Its metadata.
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::GatewayClass(object) => &object.metadata,
+            Self::Gateway(object) => &object.metadata,
+            Self::HttpRoute(object) => &object.metadata,
+            Self::GrpcRoute(object) => &object.metadata,
+            Self::ReferenceGrant(object) => &object.metadata,
+            Self::Namespace(object) => &object.metadata,
+            Self::Service(object) => &object.metadata,
+            Self::EndpointSlice(object) => &object.metadata,
+            Self::Secret(object) => &object.metadata,
+            Self::ConfigMap(object) => &object.metadata,
+        }
+    }
+
+    /// What names it.
+    pub fn object_ref(&self) -> ObjectRef {
+        let kind = self.kind();
+        let NamespacedName { namespace, name } = NamespacedName::of(self.metadata());
+        ObjectRef { kind, namespace: kind.is_namespaced().then_some(namespace), name }
+    }
+
+    /// The JSON of it, with the preferred version of its kind.
+    ///
+    /// # Errors
+    /// When a value has no JSON form; the types that [`decode`] fills all have one.
+    pub fn to_json(&self) -> Result<Value, serde_json::Error> {
+        match self {
+            Self::GatewayClass(object) => serde_json::to_value(object),
+            Self::Gateway(object) => serde_json::to_value(object),
+            Self::HttpRoute(object) => serde_json::to_value(object),
+            Self::GrpcRoute(object) => serde_json::to_value(object),
+            Self::ReferenceGrant(object) => serde_json::to_value(object),
+            Self::Namespace(object) => serde_json::to_value(object),
+            Self::Service(object) => serde_json::to_value(object),
+            Self::EndpointSlice(object) => serde_json::to_value(object),
+            Self::Secret(object) => serde_json::to_value(object),
+            Self::ConfigMap(object) => serde_json::to_value(object),
+        }
+    }
+}
+
+impl Objects {
+    /// Adds an object or replaces the one of the same kind and name, which is returned.
+    pub fn apply(&mut self, object: Object) -> Option<Object> {
+        let key = NamespacedName::of(object.metadata());
+        match object {
+            Object::GatewayClass(o) => self.gateway_classes.insert(key.name, o).map(Object::GatewayClass),
+            Object::Gateway(o) => self.gateways.insert(key, o).map(Object::Gateway),
+            Object::HttpRoute(o) => self.http_routes.insert(key, o).map(Object::HttpRoute),
+            Object::GrpcRoute(o) => self.grpc_routes.insert(key, o).map(Object::GrpcRoute),
+            Object::ReferenceGrant(o) => self.reference_grants.insert(key, o).map(Object::ReferenceGrant),
+            Object::Namespace(o) => self.namespaces.insert(key.name, o).map(Object::Namespace),
+            Object::Service(o) => self.services.insert(key, o).map(Object::Service),
+            Object::EndpointSlice(o) => self.endpoint_slices.insert(key, o).map(Object::EndpointSlice),
+            Object::Secret(o) => self.secrets.insert(key, o).map(Object::Secret),
+            Object::ConfigMap(o) => self.config_maps.insert(key, o).map(Object::ConfigMap),
+        }
+    }
+
+    /// Removes an object and returns it.
+    pub fn remove(&mut self, object: &ObjectRef) -> Option<Object> {
+        let key = NamespacedName::new(object.namespace.clone().unwrap_or_default(), object.name.clone());
+        match object.kind {
+            Kind::GatewayClass => self.gateway_classes.remove(&key.name).map(Object::GatewayClass),
+            Kind::Gateway => self.gateways.remove(&key).map(Object::Gateway),
+            Kind::HttpRoute => self.http_routes.remove(&key).map(Object::HttpRoute),
+            Kind::GrpcRoute => self.grpc_routes.remove(&key).map(Object::GrpcRoute),
+            Kind::ReferenceGrant => self.reference_grants.remove(&key).map(Object::ReferenceGrant),
+            Kind::Namespace => self.namespaces.remove(&key.name).map(Object::Namespace),
+            Kind::Service => self.services.remove(&key).map(Object::Service),
+            Kind::EndpointSlice => self.endpoint_slices.remove(&key).map(Object::EndpointSlice),
+            Kind::Secret => self.secrets.remove(&key).map(Object::Secret),
+            Kind::ConfigMap => self.config_maps.remove(&key).map(Object::ConfigMap),
+        }
+    }
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer)?.as_str().filter(|text| !text.is_empty())
+}
+
+fn typed<T: DeserializeOwned>(kind: Kind, value: Value) -> Result<Arc<T>, DecodeError> {
+    serde_path_to_error::deserialize(value).map(Arc::new).map_err(|error| DecodeError::Field {
+        kind,
+        field: error.path().to_string(),
+        message: error.inner().to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(name: &str, port: u16) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"ports": [{"port": port, "name": "http", "appProtocol": "kubernetes.io/h2c"}]}
+        })
+    }
+
+    #[test]
+    fn applies_replaces_and_removes() {
+        let mut objects = Objects::default();
+        let first = decode(service("front", 80)).unwrap();
+        assert_eq!(objects.apply(first.clone()), None);
+        assert_eq!(objects.apply(decode(service("front", 81)).unwrap()), Some(first.clone()));
+        assert_eq!(objects.services.len(), 1);
+        let key = first.object_ref();
+        assert_eq!(key.to_string(), "Service/shop/front");
+        assert!(objects.remove(&key).is_some());
+        assert_eq!(objects.remove(&key), None);
+        assert_eq!(objects, Objects::default());
+    }
+
+    #[test]
+    fn cluster_scoped_objects_have_no_namespace() {
+        let class = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "GatewayClass", "metadata": {"name": "edge"},
+            "spec": {"controllerName": "isthmus.dev/gateway-controller"}
+        });
+        assert_eq!(decode(class).unwrap().object_ref().to_string(), "GatewayClass/edge");
+    }
+
+    #[test]
+    fn faults_are_told_apart() {
+        for (value, expected) in [
+            (json!({"apiVersion": "v1", "kind": "Pod"}), "kind Pod of v1 is not one that Isthmus reads"),
+            (json!({"kind": "Pod"}), "apiVersion is missing or not text; every object of the Kubernetes API has it"),
+            (
+                json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}}),
+                "metadata.namespace is missing or not text; every object of the Kubernetes API has it",
+            ),
+            (
+                json!({
+                    "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "x", "namespace": "y"},
+                    "spec": {"rules": [{}, {"name": 5}]}
+                }),
+                "HTTPRoute: spec.rules[1].name: invalid type: integer `5`, expected a string",
+            ),
+        ] {
+            assert_eq!(decode(value).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn decoding_loses_no_field() {
+        let meta = json!({"name": "x", "namespace": "y", "labels": {"a": "b"}, "generation": 2});
+        let gateway_api = "gateway.networking.k8s.io/v1";
+        for object in [
+            json!({"apiVersion": gateway_api, "kind": "Gateway", "metadata": meta, "spec": {
+                "gatewayClassName": "edge",
+                "addresses": [{"type": "IPAddress", "value": "127.0.0.5"}],
+                "infrastructure": {"labels": {"a": "b"}, "annotations": {"c": "d"}},
+                "allowedListeners": {"namespaces": {"from": "None"}},
+                "listeners": [{"name": "https", "hostname": "*.example.com", "port": 443, "protocol": "HTTPS",
+                    "tls": {"mode": "Terminate", "certificateRefs": [{"group": "", "kind": "Secret", "name": "c", "namespace": "z"}]},
+                    "allowedRoutes": {"kinds": [{"group": "g", "kind": "HTTPRoute"}], "namespaces": {"from": "Selector", "selector": {
+                        "matchLabels": {"a": "b"}, "matchExpressions": [{"key": "k", "operator": "In", "values": ["v"]}]}}}}],
+                "tls": {"frontend": {"default": {"validation": {"mode": "AllowValidOnly",
+                    "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}}}}}}),
+            json!({"apiVersion": gateway_api, "kind": "HTTPRoute", "metadata": meta, "spec": {
+                "parentRefs": [{"group": "g", "kind": "Gateway", "name": "edge", "namespace": "z", "sectionName": "https", "port": 443}],
+                "hostnames": ["a.example.com"],
+                "rules": [{
+                    "name": "one",
+                    "matches": [{"path": {"type": "RegularExpression", "value": "/a.*"}, "method": "PATCH",
+                        "headers": [{"type": "Exact", "name": "a", "value": "b"}],
+                        "queryParams": [{"type": "RegularExpression", "name": "a", "value": "b"}]}],
+                    "filters": [
+                        {"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "hostname": "h", "port": 1, "statusCode": 308,
+                            "path": {"type": "ReplaceFullPath", "replaceFullPath": "/"}}},
+                        {"type": "CORS", "cors": {"allowOrigins": ["*"], "allowCredentials": true, "allowMethods": ["GET"],
+                            "allowHeaders": ["a"], "exposeHeaders": ["b"], "maxAge": 9}}],
+                    "backendRefs": [{"group": "", "kind": "Service", "name": "s", "namespace": "z", "port": 80, "weight": 0, "filters": [
+                        {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "m", "port": 1},
+                            "fraction": {"numerator": 1, "denominator": 3}}}]}],
+                    "timeouts": {"request": "1s", "backendRequest": "1ms"},
+                    "retry": {"codes": [503], "attempts": 2, "backoff": "1ms"}}]}}),
+            json!({"apiVersion": gateway_api, "kind": "GRPCRoute", "metadata": meta, "spec": {"rules": [{
+                "matches": [{"method": {"type": "Exact", "service": "s", "method": "m"}}],
+                "filters": [{"type": "ExtensionRef", "extensionRef": {"group": "g", "kind": "k", "name": "n"}}]}]}}),
+            json!({"apiVersion": gateway_api, "kind": "ReferenceGrant", "metadata": meta, "spec": {
+                "from": [{"group": "g", "kind": "k", "namespace": "n"}], "to": [{"group": "", "kind": "Service", "name": "s"}]}}),
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta, "addressType": "IPv4",
+                "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true, "serving": true, "terminating": false},
+                    "nodeName": "n", "zone": "z"}],
+                "ports": [{"name": "http", "port": 80, "protocol": "TCP", "appProtocol": "kubernetes.io/h2c"}]}),
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/tls", "data": {"tls.crt": "AA=="}}),
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"ca.crt": "x"}, "binaryData": {"b": "AA=="}}),
+            service("front", 80),
+        ] {
+            assert_eq!(decode(object.clone()).unwrap().to_json().unwrap(), object);
+        }
+    }
+}

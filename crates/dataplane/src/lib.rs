@@ -2,12 +2,36 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
+mod balance;
+mod config;
+mod connection;
+mod drain;
+mod filter;
+mod limits;
+mod listen;
+mod proxy;
+mod telemetry;
+mod tls;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use isthmus_routing::{GatewayKey, Snapshot, Version};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::connection::serve::Front;
+use crate::drain::{Readiness, State};
+use crate::listen::accept::Context;
+use crate::listen::{Drain, Manager};
+use crate::telemetry::Telemetry;
+
+pub use crate::limits::Limits;
 
 /// How a data plane runs. See `docs/defaults.md` for every default with its reason.
 #[derive(Debug, Clone)]
@@ -20,6 +44,15 @@ pub struct Options {
     pub access_log: AccessLog,
     /// An OTLP/HTTP endpoint for spans (`http://127.0.0.1:4318`); none: no spans are made, trace headers pass.
     pub otlp: Option<String>,
+    /// What clients may take; the default is for a port that faces the internet.
+    pub limits: Limits,
+}
+
+/// Two threads; no admin address, access log or spans.
+impl Default for Options {
+    fn default() -> Self {
+        Self { threads: 2, admin: None, access_log: AccessLog::Off, otlp: None, limits: Limits::default() }
+    }
 }
 
 /// Where access logs go: one JSON object a line.
@@ -56,9 +89,19 @@ pub struct ListenerReport {
     pub fault: Option<String>,
 }
 
-/// A running data plane.
+/// A running data plane. Dropping it closes every listener and cuts every connection, unless a drain has begun.
 #[derive(Debug)]
-pub struct Dataplane {}
+pub struct Dataplane {
+    admin: Option<Admin>,
+    readiness: Arc<Readiness>,
+    reports: watch::Receiver<Arc<Report>>,
+    orders: mpsc::Sender<Drain>,
+    /// Closed when everything has ended.
+    ended: watch::Receiver<()>,
+}
+
+/// How long the access log and spans may take to be written at the end.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// Why a data plane did not start.
 #[derive(Debug, thiserror::Error)]
@@ -79,23 +122,76 @@ pub enum StartError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Spans cannot be exported there.
+    #[error("spans cannot be exported to `{endpoint}`: {reason}")]
+    Otlp {
+        /// The endpoint.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl Dataplane {
-    /// Starts in the current tokio runtime and serves each value of `snapshots`, the first at once.
+    /// Starts in the current tokio runtime and serves each value of `snapshots`, the first before this returns: its listeners are open
+    /// then, or [`Dataplane::reports`] says why not. When the sender of `snapshots` goes, the last one is served on.
     ///
     /// # Errors
-    /// When the admin address or the access log cannot be opened. A listener that cannot be opened is no error: see [`Dataplane::reports`].
-    pub async fn start(_options: Options, _snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Self, StartError> {
-        Ok(Self {})
+    /// When the admin address or the access log cannot be opened, or the OTLP endpoint cannot be used. A listener that cannot be opened
+    /// is no error.
+    pub async fn start(options: Options, mut snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Self, StartError> {
+        let telemetry = Telemetry::start(&options)?;
+        let shared = Arc::new(ArcSwap::from_pointee(Config::empty()));
+        let readiness = Arc::new(Readiness::default());
+        let admin = match options.admin {
+            Some(address) => {
+                let sources =
+                    admin::Sources { telemetry: telemetry.clone(), config: shared.clone(), readiness: readiness.clone() };
+                Some(Admin::start(address, sources).await?)
+            }
+            None => None,
+        };
+        let limits = Arc::new(options.limits.clone());
+        let app = Arc::new(proxy::http_proxy(&options, shared.clone(), telemetry.clone()));
+        let context = Context {
+            front: Arc::new(Front::new(app, limits.clone())),
+            permits: Arc::new(Semaphore::new(limits.connections)),
+            readiness: readiness.clone(),
+            limits,
+        };
+        let (report, reports) = watch::channel(Arc::default());
+        let (orders, ordered) = mpsc::channel(1);
+        let (alive, ended) = watch::channel(());
+        let mut manager = Manager::new(Arc::new(context), shared, telemetry.clone(), report);
+        let first = snapshots.borrow_and_update().clone();
+        manager.serve(first).await;
+        tokio::spawn(async move {
+            manager.run(snapshots, ordered).await;
+            telemetry.flush(FLUSH).await;
+            drop(alive);
+        });
+        Ok(Self { admin, readiness, reports, orders, ended })
     }
 
-    /// Says after each snapshot what became of it.
+    /// Says after each snapshot, and whenever a listener could be opened later, what became of it.
     pub fn reports(&self) -> watch::Receiver<Arc<Report>> {
-        watch::channel(Arc::default()).1
+        self.reports.clone()
     }
 
-    /// Not ready at once; goes on accepting for `lame_duck`; then closes listeners, lets requests in flight end, and cuts what is left
-    /// at `deadline` (counted from the call). Cancel safe: dropping it leaves the drain running.
-    pub async fn drain(&self, _lame_duck: Duration, _deadline: Duration) {}
+    /// Where the admin server answers; the port is the true one if 0 was asked for.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    /// Not ready at once; goes on accepting, and serving new snapshots, for `lame_duck`, with `Connection: close` on every HTTP/1 response;
+    /// then closes listeners and idle connections, sends GOAWAY, lets requests in flight end, and cuts what is left at `deadline` (counted
+    /// from the call). At last it writes what the access log and the span exporter still hold. A second call waits for
+    /// the first one's end. Cancel safe: dropping it leaves the drain running.
+    pub async fn drain(&self, lame_duck: Duration, deadline: Duration) {
+        self.readiness.advance(State::Draining);
+        // Full or closed: a drain has begun already.
+        let _ = self.orders.try_send(Drain { since: Instant::now(), lame_duck, deadline });
+        // Nothing is ever sent: this is the end.
+        let _ = self.ended.clone().changed().await;
+    }
 }

@@ -11,7 +11,9 @@
 
 pub mod backend;
 pub mod filter;
+mod hash;
 pub mod hostname;
+mod lengths;
 pub mod listener;
 pub mod matching;
 pub mod name;
@@ -23,8 +25,8 @@ pub mod timeout;
 pub mod tls;
 pub mod value;
 
-pub use backend::{Backend, BackendProtocol, Endpoint, Target, WeightedBackend};
-pub use hostname::Hostname;
+pub use backend::{Backend, BackendProtocol, Endpoint, Target, WeightedBackend, WeightedChoice};
+pub use hostname::{HostMap, Hostname};
 pub use listener::{Attachment, Gateway, Listener, Protocol};
 pub use matching::table::{Found, RouteTable};
 pub use matching::{GrpcMatch, HeaderMatch, HttpMatch, MethodMatch, PathMatch, QueryParamMatch, Request};

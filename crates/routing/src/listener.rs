@@ -20,8 +20,11 @@ pub struct Gateway {
 pub struct Listener {
     /// Its name within the Gateway (`sectionName`).
     pub name: String,
-    /// The port of the object; a data plane may shift it.
+    /// The port of the object: what clients dial, so what redirects and forwarding headers name.
     pub port: u16,
+    /// The port that is opened, where it is another one: without privileges, or behind something that translates ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind_port: Option<u16>,
     /// What is spoken on it.
     pub protocol: Protocol,
     /// Which hosts it takes; none takes all. Of the listeners on a port the most specific one takes a request
@@ -34,6 +37,13 @@ pub struct Listener {
     /// The routes attached to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Attachment>,
+}
+
+impl Listener {
+    /// The port that is opened.
+    pub fn socket_port(&self) -> u16 {
+        self.bind_port.unwrap_or(self.port)
+    }
 }
 
 /// What is spoken on a listener.

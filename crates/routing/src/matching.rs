@@ -3,8 +3,18 @@
 //! Each matcher has a configured type (here, in the snapshot) and a matched rank ([`precedence`]) whose `Ord` is the
 //! specification's order.
 
+#[cfg(test)]
+mod agreement;
+mod candidate;
+mod grpc_table;
+mod header;
+mod host_table;
+mod http_table;
 pub mod oracle;
+mod path_index;
 pub mod precedence;
+mod query;
+mod regex_table;
 pub mod table;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +34,18 @@ pub struct Request<'a> {
     pub query: Option<&'a str>,
     /// The headers.
     pub headers: &'a http::HeaderMap,
+}
+
+impl Request<'_> {
+    /// Whether this is a gRPC request: POST, and a content type of `application/grpc`, alone or with a `+` or a `;` after it.
+    /// (`application/grpc-web` is not: its messages are framed differently.)
+    pub fn is_grpc(&self) -> bool {
+        const GRPC: &[u8] = b"application/grpc";
+        let content_type = self.headers.get(http::header::CONTENT_TYPE).map_or(&[][..], |value| value.as_bytes());
+        self.method == http::Method::POST
+            && content_type.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
+            && matches!(content_type.get(GRPC.len()), None | Some(b'+' | b';'))
+    }
 }
 
 /// All of these have to hold.
@@ -64,6 +86,16 @@ pub enum ValueMatch {
     Regex(Pattern),
 }
 
+impl ValueMatch {
+    /// Whether it holds for a value. An expression holds for no value that is not UTF-8.
+    fn holds(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(text) => text.as_bytes() == value,
+            Self::Regex(pattern) => std::str::from_utf8(value).is_ok_and(|text| pattern.is_match(text)),
+        }
+    }
+}
+
 /// A header with one of its values. Several lines of one name are compared as one value joined by `,` first, then each alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderMatch {
@@ -102,4 +134,31 @@ pub struct MethodMatch {
     /// The method's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<ValueMatch>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_grpc() {
+        let cases = [
+            ("POST", Some("application/grpc"), true),
+            ("POST", Some("application/grpc+proto"), true),
+            ("POST", Some("application/grpc;x=y"), true),
+            ("POST", Some("Application/GRPC"), true),
+            ("POST", Some("application/grpc-web"), false),
+            ("POST", Some("application/grpc web"), false),
+            ("POST", Some("application/grp"), false),
+            ("POST", Some("application/json"), false),
+            ("POST", None, false),
+            ("GET", Some("application/grpc"), false),
+        ];
+        for (method, content_type, expected) in cases {
+            let headers = content_type.map(|value| (http::header::CONTENT_TYPE, value.parse().unwrap())).into_iter().collect();
+            let method = method.parse().unwrap();
+            let request = Request { method: &method, host: "", path: "/", query: None, headers: &headers };
+            assert_eq!(request.is_grpc(), expected, "{method} {content_type:?}");
+        }
+    }
 }

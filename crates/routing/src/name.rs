@@ -37,7 +37,9 @@ impl RouteKind {
 /// A route object. Its order is the one in which the specification breaks ties of age:
 ///
 /// > The Route appearing first in alphabetical order by "{namespace}/{name}".
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+///
+/// It is the order of that text, not of its two parts: `a-b/x` is before `a/x`, because `-` is before `/`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RouteKey {
     /// Its namespace.
     pub namespace: String,
@@ -45,6 +47,22 @@ pub struct RouteKey {
     pub name: String,
     /// Its kind.
     pub kind: RouteKind,
+}
+
+impl Ord for RouteKey {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        fn text(key: &RouteKey) -> impl Iterator<Item = u8> {
+            key.namespace.bytes().chain([b'/']).chain(key.name.bytes())
+        }
+        let by_text = if self.namespace == other.namespace { self.name.cmp(&other.name) } else { text(self).cmp(text(other)) };
+        by_text.then_with(|| (self.kind, &self.namespace).cmp(&(other.kind, &other.namespace)))
+    }
+}
+
+impl PartialOrd for RouteKey {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// A port of a Service.
@@ -177,3 +195,36 @@ macro_rules! as_text {
 pub(crate) use as_text;
 
 as_text!(GatewayKey, RouteKey, BackendKey, CertificateKey);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_shown() {
+        for text in ["HTTPRoute/default/shop", "GRPCRoute/a/b"] {
+            assert_eq!(text.parse::<RouteKey>().map(|key| key.to_string()), Ok(text.to_owned()));
+        }
+        assert_eq!("Service/a/b:80".parse::<BackendKey>().map(|key| key.to_string()), Ok("Service/a/b:80".to_owned()));
+        for text in ["", "HTTPRoute/a", "TCPRoute/a/b", "HTTPRoute/a/b/c", "HTTPRoute//b", "Gateway/a/b"] {
+            assert!(text.parse::<RouteKey>().is_err(), "{text}");
+        }
+        for text in ["Service/a/b", "Service/a/b:", "Service/a/b:65536"] {
+            assert!(text.parse::<BackendKey>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn routes_are_ordered_as_their_text() {
+        let key = |namespace: &str, name: &str, kind| RouteKey { namespace: namespace.into(), name: name.into(), kind };
+        let ordered = [
+            key("a-b", "a", RouteKind::Http),
+            key("a", "b", RouteKind::Http),
+            key("a", "b", RouteKind::Grpc),
+            key("a", "b-c", RouteKind::Http),
+            key("a", "bb", RouteKind::Http),
+            key("b", "a", RouteKind::Http),
+        ];
+        assert!(ordered.is_sorted());
+    }
+}

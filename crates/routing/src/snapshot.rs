@@ -57,3 +57,46 @@ impl Snapshot {
         Version(version)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that a snapshot can hold, in its serialised form.
+    const FULL: &str = include_str!("snapshot/full.json");
+
+    #[test]
+    fn round_trip_is_byte_for_byte() {
+        let snapshot: Snapshot = serde_json::from_str(FULL).unwrap();
+        assert_eq!(serde_json::to_string_pretty(&snapshot).unwrap(), FULL.trim_end());
+        let again: Snapshot = serde_json::from_slice(&serde_json::to_vec(&snapshot).unwrap()).unwrap();
+        assert_eq!(again, snapshot);
+        assert_eq!(again.version(), snapshot.version());
+    }
+
+    #[test]
+    fn version_is_of_the_content() {
+        let full: Snapshot = serde_json::from_str(FULL).unwrap();
+        let mut other = full.clone();
+        other.routes.pop_last();
+        assert_ne!(full.version(), other.version());
+        assert_eq!(Snapshot::default().version().to_string().len(), 16);
+    }
+
+    #[test]
+    fn deserialising_is_parsing() {
+        let faults = [
+            ("\"shop.example.com\"", "\"shop..example.com\""),
+            ("HTTPRoute/default/shop", "HTTPRoute/default"),
+            ("/v[0-9]+/.*", "/v[0-9+/.*"),
+            ("x-version", "x version"),
+            ("\"GET\"", "\"G T\""),
+            ("10.0.0.7:8080", "10.0.0.7"),
+        ];
+        for (valid, invalid) in faults {
+            assert!(FULL.contains(valid), "{valid}");
+            let text = FULL.replace(valid, invalid);
+            assert!(serde_json::from_str::<Snapshot>(&text).is_err(), "{invalid} is taken");
+        }
+    }
+}

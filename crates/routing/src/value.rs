@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-
 use crate::name::as_text;
 
 /// A header name, lower-case.
@@ -105,6 +104,11 @@ impl Pattern {
         self.regex.is_match(text)
     }
 
+    /// The expression in a form that matches only whole texts, to be compiled with others.
+    pub(crate) fn anchored(&self) -> &str {
+        self.regex.as_str()
+    }
+
     /// The expression as it was written.
     pub fn as_str(&self) -> &str {
         &self.source
@@ -150,9 +154,7 @@ impl FromStr for Pattern {
     fn from_str(source: &str) -> Result<Self, InvalidPattern> {
         let compile = |text: &str| regex::RegexBuilder::new(text).size_limit(PATTERN_SIZE_LIMIT).build();
         let fault = |error: regex::Error| match error {
-            regex::Error::CompiledTooBig(limit) => {
-                InvalidPattern::TooLarge { start: source.chars().take(40).collect(), limit }
-            }
+            regex::Error::CompiledTooBig(limit) => InvalidPattern::TooLarge { start: source.chars().take(40).collect(), limit },
             other => InvalidPattern::Syntax {
                 pattern: source.chars().take(200).collect(),
                 fault: other.to_string().lines().last().unwrap_or_default().trim().to_owned(),

@@ -1,10 +1,20 @@
 //! Objects -> snapshot and statuses.
 //!
-//! [`translate`] is total: no clock, no client, no cache, no `Result`. It builds one resolved graph; the snapshot and the
+//! [`translate`] is total: no clock, no client, no cache, no `Result`. It builds one resolved graph (`graph`); the snapshot and the
 //! statuses are two readings of it, so a status can never say what the proxy does not do. What is wrong in an object becomes a condition
-//! and, where the specification says so, a value in the model that answers 500.
+//! and, where the specification says so, a value in the model that answers 500. A bad object hurts only itself.
 
 #![forbid(unsafe_code)]
+
+pub mod features;
+#[cfg(test)]
+mod fuzz;
+mod graph;
+mod route;
+mod snapshot;
+mod status;
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,7 +33,8 @@ pub struct Options {
     /// The addresses that each Gateway was given by whoever provides the infrastructure (a folder's loopback pool, a
     /// cluster's Service). A Gateway that is absent has none yet: `Programmed=False/AddressNotAssigned`.
     pub addresses: BTreeMap<GatewayKey, Vec<IpAddr>>,
-    /// Listeners that the data plane could not open, with the reason in words: `Accepted=False/PortUnavailable`.
+    /// Listeners that the data plane could not open, with the reason in words: `Accepted=False/PortUnavailable`. They stay in the
+    /// snapshot, which does not depend on this field: whoever left them out would never learn that the port is free again.
     pub unavailable: BTreeMap<(GatewayKey, String), String>,
 }
 
@@ -37,6 +48,7 @@ pub struct Translation {
 }
 
 /// Translates everything at once. Equal input gives equal bytes.
-pub fn translate(_objects: &Objects, _options: &Options) -> Translation {
-    Translation { snapshot: Arc::default(), statuses: Statuses::default() }
+pub fn translate(objects: &Objects, options: &Options) -> Translation {
+    let graph = graph::Graph::build(objects, options);
+    Translation { snapshot: Arc::new(snapshot::read(&graph)), statuses: status::read(&graph) }
 }

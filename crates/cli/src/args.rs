@@ -1,0 +1,188 @@
+//! The command line.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use isthmus_dataplane::AccessLog;
+
+use crate::standalone::{Echoes, Settings};
+use crate::statuses::Format;
+
+/// A gateway for the Kubernetes Gateway API.
+#[derive(Debug, Parser)]
+#[command(name = "isthmus", version)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a folder of Gateway API YAML on this machine and follow its edits.
+    Run(Run),
+    /// Print the version.
+    Version,
+}
+
+/// `isthmus run`
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// Folders (read with the folders in them), files, or - for standard input.
+    #[arg(required = true, value_name = "FOLDER")]
+    pub paths: Vec<PathBuf>,
+
+    /// Stand in for what the folder leaves out: echo servers answer for Services without an EndpointSlice; implies --dev-certificates.
+    #[arg(long)]
+    pub echo: bool,
+
+    /// Self-signed certificates, made in memory, stand in for missing Secrets of HTTPS listeners.
+    #[arg(long)]
+    pub dev_certificates: bool,
+
+    /// Move listeners below 1024 up by this much, so that they need no privileges (8000: port 80 is 8080).
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub port_offset: u16,
+
+    /// The first loopback address for Gateways without an address of their own.
+    #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::LOCALHOST)]
+    pub first_address: Ipv4Addr,
+
+    /// Print the statuses that a cluster would get and exit: 0 if all is good, 1 if not, 2 if there is nothing to read. Opens no listener.
+    #[arg(long)]
+    pub once: bool,
+
+    /// How --once prints.
+    #[arg(long, value_enum, default_value_t = Format::Table, requires = "once")]
+    pub output: Format,
+
+    /// Where /readyz, /metrics and /debug/snapshot answer: an address or off. Default: 127.0.0.1:19090, or a free port if that is taken.
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin: Option<Admin>,
+
+    /// Where access logs go: off, stdout or a file that is appended to.
+    #[arg(long, value_name = "WHERE", default_value = "off", value_parser = parse_access_log)]
+    pub access_log: AccessLog,
+
+    /// An OTLP/HTTP endpoint for spans, such as http://127.0.0.1:4318.
+    #[arg(long, value_name = "URL")]
+    pub otlp: Option<String>,
+
+    /// Worker threads. Default: one for each core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
+    /// After SIGTERM: how many seconds to go on accepting while /readyz says no. Ctrl-C does not wait.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
+    pub lame_duck: Duration,
+
+    /// After SIGTERM or Ctrl-C: how many seconds until what is left is cut.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_seconds)]
+    pub drain: Duration,
+}
+
+/// `--admin`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admin {
+    /// Nowhere.
+    Off,
+    /// There or not at all.
+    At(SocketAddr),
+}
+
+impl Run {
+    /// What stands in for what is missing.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            echo: match (self.echo, self.once) {
+                (false, _) => Echoes::Off,
+                (true, true) => Echoes::Named,
+                (true, false) => Echoes::Running,
+            },
+            dev_certificates: self.dev_certificates || self.echo,
+            port_offset: self.port_offset,
+            first_address: self.first_address,
+        }
+    }
+}
+
+impl FromStr for Admin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => text.parse().map(Self::At).map_err(|_| "not `off` and not an address like 127.0.0.1:19090".to_owned()),
+        }
+    }
+}
+
+fn parse_access_log(text: &str) -> Result<AccessLog, Infallible> {
+    Ok(match text {
+        "off" => AccessLog::Off,
+        "stdout" => AccessLog::Stdout,
+        path => AccessLog::File(path.into()),
+    })
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run(line: &str) -> Result<Run, String> {
+        let words = ["isthmus", "run"].into_iter().chain(line.split_whitespace());
+        match Args::try_parse_from(words).map_err(|error| error.to_string())?.command {
+            Command::Run(run) => Ok(run),
+            Command::Version => Err("version".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults() {
+        let run = run("folder").unwrap();
+        assert_eq!((run.port_offset, run.lame_duck, run.drain), (0, Duration::from_secs(5), Duration::from_secs(30)));
+        assert_eq!((run.access_log, run.admin, run.output), (AccessLog::Off, None, Format::Table));
+    }
+
+    #[test]
+    fn values_are_read() {
+        let run = run("a b.yaml - --echo --port-offset 8000 --admin off --access-log /tmp/log --drain 0.5").unwrap();
+        assert_eq!(run.paths, ["a", "b.yaml", "-"].map(PathBuf::from));
+        assert_eq!((run.admin, run.drain), (Some(Admin::Off), Duration::from_millis(500)));
+        assert_eq!(run.access_log, AccessLog::File("/tmp/log".into()));
+        assert!(run.settings().dev_certificates, "--echo stands in for everything");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (line, part) in [
+            ("", "<FOLDER>"),
+            ("x --admin here", "127.0.0.1:19090"),
+            ("x --port-offset 70000", "70000"),
+            ("x --drain -1", "-1"),
+            ("x --drain=-1", "negative"),
+            ("x --output yaml", "--once"),
+            ("x --threads 0", "0"),
+        ] {
+            let error = run(line).unwrap_err();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What a cluster would leave unsaid: objects that lead nowhere. Pure.
+
+use std::collections::BTreeMap;
+
+use isthmus_api::shared::{GATEWAY_GROUP, ParentRef, RouteView};
+use isthmus_api::status::Statuses;
+use isthmus_api::{Kind, NamespacedName, ObjectRef, Objects};
+use isthmus_translate::CONTROLLER_NAME;
+
+use crate::message::{Message, Place};
+use crate::state::Origin;
+
+/// Gateways whose class is missing, routes without a parent, and a folder without a Gateway.
+pub fn check(objects: &Objects, statuses: &Statuses, origins: &BTreeMap<ObjectRef, Origin>) -> Vec<Message> {
+    let mut messages = Vec::new();
+    if objects.gateways.is_empty() {
+        messages.push(Message::warning(None, "no Gateway: nothing listens; examples/canary is a small folder to start from"));
+    }
+    messages.extend(
+        objects.gateways.iter().filter_map(|(name, gateway)| class(objects, name, &gateway.spec.gateway_class_name, origins)),
+    );
+    let http = objects.http_routes.iter().map(|(name, route)| (name, RouteView::from(&**route), statuses.http_routes.get(name)));
+    let grpc = objects.grpc_routes.iter().map(|(name, route)| (name, RouteView::from(&**route), statuses.grpc_routes.get(name)));
+    for (name, route, status) in http.chain(grpc) {
+        if status.is_none_or(|status| status.parents.is_empty()) {
+            messages.extend(lost(objects, name, &route, origins));
+        }
+    }
+    messages
+}
+
+fn class(objects: &Objects, name: &NamespacedName, class: &str, origins: &BTreeMap<ObjectRef, Origin>) -> Option<Message> {
+    let gateway = ObjectRef { kind: Kind::Gateway, namespace: Some(name.namespace.clone()), name: name.name.clone() };
+    let place =
+        origins.get(&gateway).map(|origin| Place { line: origin.landmark.unwrap_or(origin.place.line), ..origin.place.clone() });
+    match objects.gateway_classes.get(class) {
+        None => {
+            let text = format!(
+                "{gateway}: spec.gatewayClassName: there is no GatewayClass `{class}`; write one: {{apiVersion: {GATEWAY_GROUP}/v1, kind: GatewayClass, \
+                 metadata: {{name: {class}}}, spec: {{controllerName: {CONTROLLER_NAME}}}}}"
+            );
+            Some(Message::fault(place, text))
+        }
+        Some(found) if found.spec.controller_name != CONTROLLER_NAME => {
+            let text = format!(
+                "{gateway}: GatewayClass `{class}` belongs to {}, so this Gateway is not served here; ours is {CONTROLLER_NAME}",
+                found.spec.controller_name
+            );
+            Some(Message::notice(place, text))
+        }
+        Some(_) => None,
+    }
+}
+
+/// A route that nobody judges.
+fn lost(
+    objects: &Objects,
+    name: &NamespacedName,
+    route: &RouteView<'_>,
+    origins: &BTreeMap<ObjectRef, Origin>,
+) -> Option<Message> {
+    let object = ObjectRef { kind: route.kind, namespace: Some(name.namespace.clone()), name: name.name.clone() };
+    let place = origins.get(&object).map(|origin| origin.place.clone());
+    let gateway = |parent: &ParentRef| {
+        let key = NamespacedName::new(parent.namespace.as_ref().unwrap_or(&name.namespace).clone(), parent.name.clone());
+        (parent.group == GATEWAY_GROUP && parent.kind == "Gateway").then_some(key)
+    };
+    let missing: Vec<_> = route
+        .parent_refs
+        .iter()
+        .filter_map(gateway)
+        .filter(|key| !objects.gateways.contains_key(key))
+        .map(|key| key.to_string())
+        .collect();
+    if route.parent_refs.is_empty() {
+        return Some(Message::warning(place, format!("{object} has no parentRefs, so it routes nothing")));
+    }
+    // The class of a Gateway that is there has been said above.
+    (!missing.is_empty())
+        .then(|| Message::warning(place, format!("{object} routes nothing: there is no Gateway {}", missing.join(", "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_api::decode;
+    use isthmus_translate::{Options, translate};
+    use serde_json::json;
+
+    use super::*;
+
+    fn texts(class: &str, controller: &str, parent: &str) -> Vec<String> {
+        let mut objects = Objects::default();
+        let group = "gateway.networking.k8s.io/v1";
+        let parents = if parent.is_empty() { json!([]) } else { json!([{"name": parent}]) };
+        for object in [
+            json!({"apiVersion": group, "kind": "GatewayClass", "metadata": {"name": "isthmus"}, "spec": {"controllerName": controller}}),
+            json!({"apiVersion": group, "kind": "Gateway", "metadata": {"name": "g", "namespace": "x"},
+                   "spec": {"gatewayClassName": class, "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}}),
+            json!({"apiVersion": group, "kind": "HTTPRoute", "metadata": {"name": "r", "namespace": "x"}, "spec": {"parentRefs": parents}}),
+        ] {
+            objects.apply(decode(object).unwrap());
+        }
+        let statuses = translate(&objects, &Options::default()).statuses;
+        check(&objects, &statuses, &BTreeMap::new()).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_said() {
+        for (class, controller, parent, expected) in [
+            ("isthmus", CONTROLLER_NAME, "g", vec![]),
+            (
+                "isthmuss",
+                CONTROLLER_NAME,
+                "g",
+                vec![
+                    "Gateway/x/g: spec.gatewayClassName: there is no GatewayClass `isthmuss`; write one: {apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: isthmuss}, spec: {controllerName: isthmus.dev/gateway-controller}}",
+                ],
+            ),
+            (
+                "isthmus",
+                "example.com/other",
+                "g",
+                vec![
+                    "Gateway/x/g: GatewayClass `isthmus` belongs to example.com/other, so this Gateway is not served here; ours is isthmus.dev/gateway-controller",
+                ],
+            ),
+            ("isthmus", CONTROLLER_NAME, "typo", vec!["HTTPRoute/x/r routes nothing: there is no Gateway x/typo"]),
+            ("isthmus", CONTROLLER_NAME, "", vec!["HTTPRoute/x/r has no parentRefs, so it routes nothing"]),
+        ] {
+            assert_eq!(texts(class, controller, parent), expected, "{class} {controller} {parent}");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_gateway() {
+        let messages = check(&Objects::default(), &Statuses::default(), &BTreeMap::new());
+        assert!(messages[0].text.starts_with("no Gateway: "), "{messages:?}");
+    }
+}

@@ -1,0 +1,197 @@
+//! What to try next: requests that the routes answer, and a weight to change. Pure.
+
+use std::net::SocketAddr;
+
+use isthmus_api::{Kind, ObjectRef};
+use isthmus_dataplane::Report;
+use isthmus_routing::filter::Filter;
+use isthmus_routing::matching::ValueMatch;
+use isthmus_routing::{GrpcMatch, Hostname, HttpMatch, Listener, Matches, PathMatch, Protocol, RouteKey, RouteKind, Rule};
+
+use crate::message::Place;
+use crate::standalone::View;
+
+/// How many requests are shown.
+const REQUESTS: usize = 3;
+
+/// `curl` lines for the first routes in the order of the files, then the first weight.
+pub fn hints(view: &View, report: &Report) -> Vec<String> {
+    let mut routes: Vec<(&RouteKey, Option<Place>, Option<u32>)> = view
+        .snapshot
+        .routes
+        .keys()
+        .map(|key| {
+            let origin = view.origins.get(&object(key));
+            (key, origin.map(|origin| origin.place.clone()), origin.and_then(|origin| origin.landmark))
+        })
+        .collect();
+    routes.sort_by(|a, b| order(a.1.as_ref()).cmp(&order(b.1.as_ref())));
+    let mut hints: Vec<String> = routes.iter().filter_map(|(key, ..)| request(view, report, key)).take(REQUESTS).collect();
+    let weight = routes.iter().find_map(|(_, place, landmark)| Some(Place { line: (*landmark)?, ..place.clone()? }));
+    hints.extend(weight.map(|place| format!("now change this weight and save: {place}")));
+    hints
+}
+
+fn object(key: &RouteKey) -> ObjectRef {
+    let kind = match key.kind {
+        RouteKind::Http => Kind::HttpRoute,
+        RouteKind::Grpc => Kind::GrpcRoute,
+    };
+    ObjectRef { kind, namespace: Some(key.namespace.clone()), name: key.name.clone() }
+}
+
+fn order(place: Option<&Place>) -> Option<(&std::path::Path, u32)> {
+    place.map(|place| (place.path.as_path(), place.line))
+}
+
+/// A request that the route's first simple rule answers, on the first listener that is open.
+fn request(view: &View, report: &Report, key: &RouteKey) -> Option<String> {
+    let route = view.snapshot.routes.get(key)?;
+    let open = report.listeners.iter().filter(|listener| listener.fault.is_none());
+    let attached = open.filter_map(|open| {
+        let gateway = view.snapshot.gateways.get(&open.gateway)?;
+        let listener = gateway.listeners.iter().find(|listener| listener.name == open.name)?;
+        let attachment = listener.routes.iter().find(|attachment| attachment.route == *key)?;
+        Some((open.address, listener, attachment.hostnames.first().or(listener.hostname.as_ref())))
+    });
+    let (address, listener, hostname) = attached.min_by_key(|(_, listener, _)| listener.protocol)?;
+    let (rule, (path, mut flags)) = route.rules.iter().find_map(|rule| Some((rule, simple(rule)?)))?;
+    if rule.filters.iter().any(|filter| matches!(filter, Filter::RequestRedirect(_))) {
+        // A redirect says what it has to say in its headers.
+        flags.insert_str(0, " -i");
+    }
+    let body = if key.kind == RouteKind::Grpc { "printf '\\0\\0\\0\\0\\0' | " } else { "" };
+    Some(format!("{body}{}", curl(address, listener, hostname, &path, &flags)))
+}
+
+/// Path and flags of a request that a rule takes; none for what no example can be made of.
+fn simple(rule: &Rule) -> Option<(String, String)> {
+    match &rule.matches {
+        Matches::Http(matches) => matches.iter().find_map(http),
+        Matches::Grpc(matches) => matches.iter().find_map(grpc),
+    }
+}
+
+fn http(of: &HttpMatch) -> Option<(String, String)> {
+    let mut path = match &of.path {
+        PathMatch::Exact(path) | PathMatch::Prefix(path) => path.clone(),
+        PathMatch::Regex(_) => return None,
+    };
+    let mut flags = String::new();
+    for header in &of.headers {
+        let ValueMatch::Exact(value) = &header.value else { return None };
+        flags += &format!(" -H {}", quoted(&format!("{}: {value}", header.name)));
+    }
+    for (index, query) in of.query.iter().enumerate() {
+        let ValueMatch::Exact(value) = &query.value else { return None };
+        path += &format!("{}{}={value}", if index == 0 { '?' } else { '&' }, query.name);
+    }
+    if let Some(method) = of.method.as_ref().filter(|method| *method.as_http() != http::Method::GET) {
+        flags += &if *method.as_http() == http::Method::HEAD { " -I".to_owned() } else { format!(" -X {method}") };
+    }
+    Some((path, flags))
+}
+
+/// One empty message over HTTP/2.
+fn grpc(of: &GrpcMatch) -> Option<(String, String)> {
+    let method = of.method.as_ref()?;
+    let (Some(ValueMatch::Exact(service)), Some(ValueMatch::Exact(name))) = (&method.service, &method.method) else {
+        return None;
+    };
+    let mut flags =
+        " --http2-prior-knowledge -H 'content-type: application/grpc' -H 'te: trailers' --data-binary @- -o - -v".to_owned();
+    for header in &of.headers {
+        let ValueMatch::Exact(value) = &header.value else { return None };
+        flags += &format!(" -H {}", quoted(&format!("{}: {value}", header.name)));
+    }
+    Some((format!("/{service}/{name}"), flags))
+}
+
+fn curl(address: SocketAddr, listener: &Listener, hostname: Option<&Hostname>, path: &str, flags: &str) -> String {
+    let (scheme, insecure) = match listener.protocol {
+        Protocol::Http => ("http", ""),
+        Protocol::Https => ("https", " -k"),
+    };
+    let path =
+        if path.contains(|c: char| "?&*$'\"() ".contains(c)) { (path.replace('\'', "%27"), "'") } else { (path.to_owned(), "") };
+    let ((path, quote), port) = (path, address.port());
+    let host = hostname.map(|hostname| hostname.suffix().map_or(hostname.to_string(), |suffix| format!("www{suffix}")));
+    match host {
+        None => format!("curl{insecure}{flags} {quote}{scheme}://{address}{path}{quote}"),
+        // Every resolver knows where these are.
+        Some(host) if address.ip() == std::net::Ipv4Addr::LOCALHOST && (host == "localhost" || host.ends_with(".localhost")) => {
+            format!("curl{insecure}{flags} {quote}{scheme}://{host}:{port}{path}{quote}")
+        }
+        Some(host) if listener.protocol == Protocol::Http => {
+            format!("curl{flags} -H {} {quote}{scheme}://{address}{path}{quote}", quoted(&format!("host: {host}")))
+        }
+        Some(host) => {
+            let ip = address.ip();
+            format!("curl{insecure}{flags} --resolve {host}:{port}:{ip} {quote}{scheme}://{host}:{port}{path}{quote}")
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_routing::matching::{HeaderMatch, QueryParamMatch};
+
+    use super::*;
+
+    fn listener(protocol: Protocol) -> Listener {
+        Listener { name: "l".into(), port: 80, bind_port: None, protocol, hostname: None, certificates: vec![], routes: vec![] }
+    }
+
+    #[test]
+    fn curl_lines_find_their_listener() {
+        for (address, protocol, hostname, path, expected) in [
+            ("127.0.0.1:8080", Protocol::Http, None, "/", "curl http://127.0.0.1:8080/"),
+            ("127.0.0.1:8080", Protocol::Http, Some("shop.localhost"), "/a", "curl http://shop.localhost:8080/a"),
+            (
+                "127.0.0.2:8080",
+                Protocol::Http,
+                Some("shop.localhost"),
+                "/a",
+                "curl -H 'host: shop.localhost' http://127.0.0.2:8080/a",
+            ),
+            (
+                "[::1]:8080",
+                Protocol::Http,
+                Some("*.a.example"),
+                "/a?b=c",
+                "curl -H 'host: www.a.example' 'http://[::1]:8080/a?b=c'",
+            ),
+            (
+                "127.0.0.1:8443",
+                Protocol::Https,
+                Some("a.example"),
+                "/",
+                "curl -k --resolve a.example:8443:127.0.0.1 https://a.example:8443/",
+            ),
+        ] {
+            let hostname = hostname.map(|hostname: &str| hostname.parse().unwrap());
+            assert_eq!(curl(address.parse().unwrap(), &listener(protocol), hostname.as_ref(), path, ""), expected);
+        }
+    }
+
+    #[test]
+    fn requests_meet_their_match() {
+        let exact = |text: &str| ValueMatch::Exact(text.into());
+        let of = HttpMatch {
+            path: PathMatch::Prefix("/a".into()),
+            headers: vec![HeaderMatch { name: "x".parse().unwrap(), value: exact("it's") }],
+            query: vec![
+                QueryParamMatch { name: "q".into(), value: exact("1") },
+                QueryParamMatch { name: "r".into(), value: exact("2") },
+            ],
+            method: Some("POST".parse().unwrap()),
+        };
+        assert_eq!(http(&of), Some(("/a?q=1&r=2".into(), " -H 'x: it'\\''s' -X POST".into())));
+        let regex = HttpMatch { path: PathMatch::Regex("/a".parse().unwrap()), ..of };
+        assert_eq!(http(&regex), None, "no example can be made of a pattern");
+    }
+}

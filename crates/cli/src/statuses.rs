@@ -1,0 +1,232 @@
+//! Statuses as objects, the way `kubectl get -o yaml` would show them, and what is not good in them. Pure.
+
+use isthmus_api::status::{Condition, ConditionStatus, Statuses};
+use isthmus_api::{Kind, NamespacedName, ObjectMeta, Objects};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// A condition that asks for somebody's attention.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The object: `HTTPRoute/shop/reviews`.
+    pub object: String,
+    /// The listener or the parent that it is about.
+    pub part: Option<String>,
+    /// What is not good.
+    pub condition: Condition,
+}
+
+/// How statuses are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One document for each object.
+    Yaml,
+    /// One `List`.
+    Json,
+    /// The table that a terminal shows.
+    Table,
+}
+
+/// `apiVersion`, `kind`, `metadata` and `status` of every object that is ours; every condition changed at `now` (RFC 3339).
+pub fn objects(statuses: &Statuses, objects: &Objects, now: &str) -> Vec<Value> {
+    let none = ObjectMeta::default();
+    let mut documents = Vec::new();
+    for (name, status) in &statuses.gateway_classes {
+        let metadata = objects.gateway_classes.get(name).map_or(&none, |class| &class.metadata);
+        documents.push(document(Kind::GatewayClass, metadata, status, now));
+    }
+    for (name, status) in &statuses.gateways {
+        let metadata = objects.gateways.get(name).map_or(&none, |gateway| &gateway.metadata);
+        documents.push(document(Kind::Gateway, metadata, status, now));
+    }
+    for (name, status) in &statuses.http_routes {
+        let metadata = objects.http_routes.get(name).map_or(&none, |route| &route.metadata);
+        documents.push(document(Kind::HttpRoute, metadata, status, now));
+    }
+    for (name, status) in &statuses.grpc_routes {
+        let metadata = objects.grpc_routes.get(name).map_or(&none, |route| &route.metadata);
+        documents.push(document(Kind::GrpcRoute, metadata, status, now));
+    }
+    documents
+}
+
+/// The text of `objects`, or nothing for [`Format::Table`].
+///
+/// # Errors
+/// When a value has no YAML form; those of statuses all have one.
+pub fn render(documents: &[Value], format: Format) -> Result<String, serde_saphyr::ser::Error> {
+    Ok(match format {
+        Format::Yaml => documents.iter().map(serde_saphyr::to_string).collect::<Result<Vec<_>, _>>()?.join("---\n"),
+        Format::Json => format!("{:#}\n", json!({"apiVersion": "v1", "kind": "List", "items": documents})),
+        Format::Table => String::new(),
+    })
+}
+
+/// Everything that is not good, in the order of the objects.
+pub fn problems(statuses: &Statuses) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut note = |object: String, part: Option<&str>, conditions: &[Condition]| {
+        problems.extend(conditions.iter().filter(|condition| !is_good(condition)).map(|condition| Problem {
+            object: object.clone(),
+            part: part.map(str::to_owned),
+            condition: condition.clone(),
+        }));
+    };
+    for (name, status) in &statuses.gateway_classes {
+        note(format!("GatewayClass/{name}"), None, &status.conditions);
+    }
+    for (name, status) in &statuses.gateways {
+        note(format!("Gateway/{name}"), None, &status.conditions);
+        for listener in &status.listeners {
+            note(format!("Gateway/{name}"), Some(&format!("listener {}", listener.name)), &listener.conditions);
+        }
+    }
+    let http = statuses.http_routes.iter().map(|(name, status)| (Kind::HttpRoute, name, status));
+    let grpc = statuses.grpc_routes.iter().map(|(name, status)| (Kind::GrpcRoute, name, status));
+    for (kind, name, status) in http.chain(grpc) {
+        for parent in &status.parents {
+            let namespace = parent.parent_ref.namespace.as_ref().unwrap_or(&name.namespace);
+            let gateway = NamespacedName::new(namespace.clone(), parent.parent_ref.name.clone());
+            let section = parent.parent_ref.section_name.as_ref().map(|section| format!(" {section}")).unwrap_or_default();
+            note(format!("{kind}/{name}"), Some(&format!("parent {gateway}{section}")), &parent.conditions);
+        }
+    }
+    problems
+}
+
+/// Most conditions are good when they hold; these are good when they do not. Overlapping certificates are worth knowing but no fault.
+fn is_good(condition: &Condition) -> bool {
+    match condition.r#type.as_str() {
+        "Conflicted" | "PartiallyInvalid" | "UnresolvedRefs" => condition.status != ConditionStatus::True,
+        "OverlappingTLSConfig" => true,
+        _ => condition.status == ConditionStatus::True,
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Condition { r#type, status, reason, message, .. } = &self.condition;
+        let part = self.part.as_ref().map(|part| format!(" ({part})")).unwrap_or_default();
+        write!(f, "{}{part}: {type}={status:?} {reason}: {message}", self.object)
+    }
+}
+
+fn document(kind: Kind, metadata: &ObjectMeta, status: &impl Serialize, now: &str) -> Value {
+    let mut about = json!({"name": metadata.name});
+    if let Some(namespace) = &metadata.namespace {
+        about["namespace"] = json!(namespace);
+    }
+    if let Some(generation) = metadata.generation {
+        about["generation"] = json!(generation);
+    }
+    let mut status = json!(status);
+    set_times(&mut status, now);
+    let version = kind.versions().first().copied().unwrap_or("v1");
+    json!({"apiVersion": format!("{}/{version}", kind.group()), "kind": kind.as_str(), "metadata": about, "status": status})
+}
+
+/// Gives every condition, however deep, the time of its change.
+fn set_times(value: &mut Value, now: &str) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| set_times(item, now)),
+        Value::Object(fields) => {
+            for (name, field) in fields.iter_mut() {
+                if let (true, Value::Array(conditions)) = (name == "conditions", &mut *field) {
+                    for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
+                        condition.insert("lastTransitionTime".to_owned(), json!(now));
+                    }
+                } else {
+                    set_times(field, now);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_api::shared::ParentRef;
+    use isthmus_api::status::{GatewayClassStatus, GatewayStatus, ListenerStatus, RouteParentStatus, RouteStatus};
+
+    use super::*;
+
+    fn condition(r#type: &str, status: ConditionStatus, reason: &str) -> Condition {
+        Condition { r#type: r#type.into(), status, reason: reason.into(), message: "m".into(), observed_generation: 1 }
+    }
+
+    fn statuses() -> Statuses {
+        use ConditionStatus::{False, True, Unknown};
+        let name = NamespacedName::new("x", "n");
+        let listener =
+            |conditions| ListenerStatus { name: "http".into(), supported_kinds: vec![], attached_routes: 0, conditions };
+        let parent_ref: ParentRef = serde_json::from_value(json!({"name": "n", "sectionName": "http"})).unwrap();
+        let parent = RouteParentStatus {
+            parent_ref,
+            controller_name: "c".into(),
+            conditions: vec![
+                condition("Accepted", True, "Accepted"),
+                condition("ResolvedRefs", False, "BackendNotFound"),
+                condition("PartiallyInvalid", True, "Unsupported"),
+            ],
+        };
+        Statuses {
+            gateway_classes: [(
+                "c".to_owned(),
+                GatewayClassStatus { conditions: vec![condition("Accepted", True, "Accepted")], supported_features: vec![] },
+            )]
+            .into(),
+            gateways: [(
+                name.clone(),
+                GatewayStatus {
+                    addresses: vec![],
+                    conditions: vec![condition("Programmed", Unknown, "Pending")],
+                    listeners: vec![listener(vec![
+                        condition("Conflicted", False, "NoConflicts"),
+                        condition("OverlappingTLSConfig", True, "O"),
+                        condition("Accepted", False, "PortUnavailable"),
+                    ])],
+                },
+            )]
+            .into(),
+            http_routes: [(name.clone(), RouteStatus { parents: vec![parent.clone()] })].into(),
+            grpc_routes: [(name, RouteStatus { parents: vec![RouteParentStatus { conditions: vec![], ..parent }] })].into(),
+        }
+    }
+
+    #[test]
+    fn what_is_not_good_is_told() {
+        let texts: Vec<_> = problems(&statuses()).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "Gateway/x/n: Programmed=Unknown Pending: m",
+                "Gateway/x/n (listener http): Accepted=False PortUnavailable: m",
+                "HTTPRoute/x/n (parent x/n http): ResolvedRefs=False BackendNotFound: m",
+                "HTTPRoute/x/n (parent x/n http): PartiallyInvalid=True Unsupported: m",
+            ]
+        );
+    }
+
+    #[test]
+    fn statuses_are_objects() {
+        let mut held = Objects::default();
+        let class = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "c", "generation": 3}, "spec": {"controllerName": "x"}});
+        held.apply(isthmus_api::decode(class).unwrap());
+        let documents = objects(&statuses(), &held, "2026-01-02T03:04:05Z");
+        let kinds: Vec<_> = documents.iter().map(|document| document["kind"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["GatewayClass", "Gateway", "HTTPRoute", "GRPCRoute"]);
+        assert_eq!(
+            documents[0],
+            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "c", "generation": 3}, "status": {"conditions": [
+                {"type": "Accepted", "status": "True", "reason": "Accepted", "message": "m", "observedGeneration": 1, "lastTransitionTime": "2026-01-02T03:04:05Z"}]}})
+        );
+        assert_eq!(documents[1]["status"]["listeners"][0]["conditions"][0]["lastTransitionTime"], "2026-01-02T03:04:05Z");
+        let yaml = render(&documents, Format::Yaml).unwrap();
+        assert!(yaml.starts_with("apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\n"), "{yaml}");
+        let back: Vec<Value> = serde_saphyr::from_multiple(&yaml).unwrap();
+        assert_eq!(back, documents);
+        let list: Value = serde_json::from_str(&render(&documents, Format::Json).unwrap()).unwrap();
+        assert_eq!(list["items"].as_array().unwrap().len(), 4);
+    }
+}

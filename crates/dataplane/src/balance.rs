@@ -1,0 +1,127 @@
+//! Backends -> the endpoint of the next try.
+//!
+//! A [`BackendState`] belongs to a configuration; the [`EndpointState`]s behind it live on for as long as their address does, so
+//! that what is in flight is still counted after a change.
+
+mod choice;
+mod endpoint;
+mod interleave;
+
+use std::sync::Arc;
+
+use isthmus_routing::{Backend, BackendProtocol};
+
+pub(crate) use endpoint::{EndpointState, InFlight, Wire};
+pub(crate) use interleave::Interleave;
+
+/// A backend with the state of its endpoints.
+#[derive(Debug)]
+pub(crate) struct BackendState {
+    source: Arc<Backend>,
+    endpoints: Box<[Arc<EndpointState>]>,
+}
+
+/// The endpoints that a request has been sent to, by position.
+#[derive(Debug, Default)]
+pub(crate) struct Tried(Vec<usize>);
+
+impl BackendState {
+    /// Keeps what is unchanged: the whole state if the backend is the same, else that of each endpoint.
+    pub(crate) fn compile(source: &Arc<Backend>, previous: Option<&Arc<Self>>) -> Arc<Self> {
+        if let Some(previous) = previous
+            && (Arc::ptr_eq(&previous.source, source) || previous.source == *source)
+        {
+            return previous.clone();
+        }
+        let kept = |address| {
+            let old = previous?;
+            let position = old.endpoints.binary_search_by(|endpoint| endpoint.address().cmp(address)).ok()?;
+            Some(old.endpoints[position].clone())
+        };
+        let mut endpoints: Vec<_> = source
+            .endpoints
+            .iter()
+            .map(|endpoint| kept(&endpoint.address).unwrap_or_else(|| EndpointState::new(endpoint.address)))
+            .collect();
+        endpoints.sort_by_key(|endpoint| *endpoint.address());
+        Arc::new(Self { source: source.clone(), endpoints: endpoints.into() })
+    }
+
+    /// What its endpoints speak.
+    pub(crate) fn protocol(&self) -> BackendProtocol {
+        self.source.protocol
+    }
+
+    /// Whether nobody can answer.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.endpoints.is_empty()
+    }
+
+    /// The endpoint for the next try: of two drawn at random, among those that were not tried yet, the one with fewer requests in
+    /// flight. Once all were tried, all are candidates again. None: there are no endpoints.
+    pub(crate) fn choose(&self, tried: &mut Tried) -> Option<InFlight> {
+        let load = |position: usize| self.endpoints[position].in_flight();
+        let position = choice::least_of_two(self.endpoints.len(), &tried.0, load, |below| fastrand::usize(..below))?;
+        if tried.0.len() >= self.endpoints.len() {
+            tried.0.clear();
+        }
+        tried.0.push(position);
+        Some(InFlight::new(&self.endpoints[position]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_routing::Endpoint;
+
+    use super::*;
+
+    fn backend(ports: &[u16]) -> Arc<Backend> {
+        let endpoint = |port: &u16| Endpoint { address: ([10, 0, 0, 1], *port).into() };
+        Arc::new(Backend { endpoints: ports.iter().map(endpoint).collect(), ..Backend::default() })
+    }
+
+    #[test]
+    fn an_equal_backend_keeps_its_state_and_an_edited_one_that_of_its_endpoints() {
+        let first = BackendState::compile(&backend(&[1, 2, 3]), None);
+        let same = BackendState::compile(&backend(&[1, 2, 3]), Some(&first));
+        assert!(Arc::ptr_eq(&first, &same));
+        let edited = BackendState::compile(&backend(&[2, 3, 4]), Some(&same));
+        assert!(Arc::ptr_eq(&edited.endpoints[0], &first.endpoints[1]));
+        assert!(Arc::ptr_eq(&edited.endpoints[1], &first.endpoints[2]));
+        assert_eq!(edited.endpoints[2].address().port(), 4);
+    }
+
+    #[test]
+    fn every_endpoint_is_tried_once_before_one_is_tried_again() {
+        let state = BackendState::compile(&backend(&[1, 2, 3, 4, 5]), None);
+        for _ in 0..200 {
+            let mut tried = Tried::default();
+            for round in 1..=3 {
+                let mut ports: Vec<_> = (0..5).map(|_| state.choose(&mut tried).expect("five").address().port()).collect();
+                ports.sort_unstable();
+                assert_eq!(ports, [1, 2, 3, 4, 5], "round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_is_chosen_of_none() {
+        assert!(BackendState::compile(&backend(&[]), None).choose(&mut Tried::default()).is_none());
+    }
+
+    #[test]
+    fn the_busy_endpoint_gets_less_and_idle_ones_share_evenly() {
+        let state = BackendState::compile(&backend(&[1, 2, 3, 4]), None);
+        let busy: Vec<_> = (0..100).map(|_| InFlight::new(&state.endpoints[0])).collect();
+        let mut counts = [0; 4];
+        for _ in 0..9000 {
+            let chosen = state.choose(&mut Tried::default()).expect("four");
+            counts[usize::from(chosen.address().port()) - 1] += 1;
+        }
+        assert_eq!(counts[0], 0, "it loses every comparison");
+        assert!(counts[1..].iter().all(|count| (2700..3300).contains(count)), "{counts:?}");
+        drop(busy);
+        assert_eq!(state.endpoints[0].in_flight(), 0);
+    }
+}

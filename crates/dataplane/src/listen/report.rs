@@ -1,0 +1,52 @@
+//! What became of a snapshot, listener by listener.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use isthmus_routing::{Gateway, GatewayKey, Listener, Protocol};
+
+use crate::config::Config;
+use crate::{ListenerReport, Report, tls};
+
+/// Every listener on every address of its Gateway, in the snapshot's order.
+pub(crate) fn of(config: &Config, failed: &BTreeMap<SocketAddr, String>, tls: &tls::Listeners) -> Report {
+    let of_gateway = |(key, gateway)| listeners(gateway).map(move |(listener, address)| (key, listener, address));
+    let listeners = config.snapshot.gateways.iter().flat_map(|(key, gateway)| of_gateway((key, gateway.as_ref())));
+    let report = |(gateway, listener, address): (&GatewayKey, &Listener, SocketAddr)| ListenerReport {
+        gateway: gateway.clone(),
+        name: listener.name.clone(),
+        address,
+        fault: fault(config, (gateway, listener, address), failed, tls),
+    };
+    Report { version: Some(config.version), listeners: listeners.map(report).collect() }
+}
+
+fn listeners<'g>(gateway: &'g Gateway) -> impl Iterator<Item = (&'g Listener, SocketAddr)> {
+    let on =
+        |listener: &'g Listener| gateway.addresses.iter().map(move |ip| (listener, SocketAddr::new(*ip, listener.socket_port())));
+    gateway.listeners.iter().flat_map(on)
+}
+
+fn fault(
+    config: &Config,
+    (gateway, listener, address): (&GatewayKey, &Listener, SocketAddr),
+    failed: &BTreeMap<SocketAddr, String>,
+    tls: &tls::Listeners,
+) -> Option<String> {
+    let port = config.ports.get(&address)?;
+    if port.gateway != *gateway {
+        let owner = &port.gateway;
+        return Some(format!("{owner} has {address} already: give one of them another address or port"));
+    }
+    if port.protocol != listener.protocol {
+        let other = match port.protocol {
+            Protocol::Http => "HTTP",
+            Protocol::Https => "HTTPS",
+        };
+        return Some(format!(
+            "another listener of this Gateway speaks {other} on port {}: give one of them another port",
+            address.port()
+        ));
+    }
+    failed.get(&address).cloned().or_else(|| tls.fault(gateway, &listener.name))
+}

@@ -1,0 +1,126 @@
+//! Tries: the endpoint of the next one, and what is made of one that failed.
+
+use std::time::Instant;
+
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType, Result, RetryType};
+use pingora_http::ResponseHeader;
+
+use super::context::{RequestContext, answered};
+use super::deadline::Passed;
+use super::local_response::GRPC_STATUS;
+use super::retry::{Cause, Verdict};
+use super::timed::DEADLINE;
+use crate::telemetry::Flags;
+
+/// What a try fails with when its response is one that is tried again.
+const UNWANTED: ErrorType = ErrorType::Custom("UnwantedResponse");
+
+/// The endpoint for the next try, after the wait that a retry takes.
+pub(super) async fn next(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
+    let no_endpoint = || Error::new_in(ErrorType::HTTPStatus(503));
+    let rule = ctx.matched.as_ref().map(|matched| matched.rule.clone()).ok_or_else(no_endpoint)?;
+    ctx.in_flight = None;
+    let made = ctx.record.as_ref().map_or(0, |record| record.attempts);
+    if made > 0 {
+        ctx.deadlines.end_try();
+        let wait = rule.retry.wait(made, fastrand::u32(..));
+        let left = ctx.deadlines.remaining(Instant::now()).unwrap_or(wait);
+        tokio::time::sleep(wait.min(left)).await;
+    }
+    let now = Instant::now();
+    if ctx.deadlines.passed(now).is_some() {
+        return Err(Error::new_up(DEADLINE));
+    }
+    let destination = ctx.destination.as_ref().ok_or_else(no_endpoint)?;
+    let endpoint = destination.backend.choose(&mut ctx.tried).ok_or_else(no_endpoint)?;
+    let mut peer = Box::new(endpoint.peer(destination.wire).clone());
+    ctx.deadlines.begin_try(&rule.patience, now);
+    ctx.deadlines.apply(&mut peer, &rule.patience, destination.manner, now);
+    if let Some(record) = &mut ctx.record {
+        record.attempts += 1;
+        record.endpoint = Some(*endpoint.address());
+    }
+    if let Some(copies) = &mut ctx.copies {
+        copies.rewind();
+    }
+    ctx.try_started = Some(now);
+    ctx.in_flight = Some(endpoint);
+    Ok(peer)
+}
+
+/// No connection was made.
+pub(super) fn not_connected(session: &ServerSession, ctx: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
+    error.retry.decide_reuse(false);
+    let again = judge(session, ctx, passed_or(ctx, Some(Cause::NotConnected)));
+    error.set_retry(again);
+    error
+}
+
+/// An exchange failed. `reused`: on a connection that had been used before.
+pub(super) fn failed(session: &ServerSession, ctx: &mut RequestContext, mut error: Box<Error>, reused: bool) -> Box<Error> {
+    let maybe_stale = matches!(error.retry, RetryType::ReusedOnly) && reused;
+    // Undecided, it would panic.
+    error.retry.decide_reuse(reused);
+    if error.etype == UNWANTED {
+        error.set_retry(true);
+        return error;
+    }
+    let cause = match (&error.esource, &error.etype) {
+        (_, etype) if *etype == DEADLINE => None,
+        (ErrorSource::Upstream, _) if maybe_stale => Some(Cause::Stale),
+        (ErrorSource::Upstream, ErrorType::WriteError) if reused => Some(Cause::Stale),
+        (ErrorSource::Upstream, _) if error.retry() => Some(Cause::Refused),
+        (ErrorSource::Upstream, _) => Some(Cause::Broken),
+        _ => {
+            error.set_retry(false);
+            return error;
+        }
+    };
+    let again = judge(session, ctx, passed_or(ctx, cause));
+    error.set_retry(again);
+    error
+}
+
+/// A response came.
+///
+/// # Errors
+/// When it is not to be passed on, because the request is tried again.
+pub(super) fn answer(session: &ServerSession, ctx: &mut RequestContext, response: &ResponseHeader) -> Result<()> {
+    let status = response.status;
+    if status == http::StatusCode::SWITCHING_PROTOCOLS {
+        ctx.deadlines.lift();
+    } else if status.is_informational() {
+        return Ok(());
+    }
+    if let (Some(record), Some(started)) = (&mut ctx.record, ctx.try_started) {
+        record.upstream_service_time = Some(started.elapsed());
+    }
+    let unavailable = ctx.grpc && response.headers.get(GRPC_STATUS).is_some_and(|code| code.as_bytes() == b"14");
+    let cause = if unavailable { Cause::Unavailable } else { Cause::Code(status.as_u16()) };
+    if judge(session, ctx, Some(cause)) { Err(Error::new_up(UNWANTED)) } else { Ok(()) }
+}
+
+/// A deadline explains every failure that comes after it.
+fn passed_or(ctx: &RequestContext, cause: Option<Cause>) -> Option<Cause> {
+    match ctx.deadlines.passed(Instant::now()) {
+        Some(Passed::Request) => None,
+        Some(Passed::Attempt) => Some(Cause::AttemptTimeout),
+        None => cause,
+    }
+}
+
+/// Whether to try again: only if the rule says so, nothing has been answered, and what the client has sent can be sent again.
+fn judge(session: &ServerSession, ctx: &mut RequestContext, cause: Option<Cause>) -> bool {
+    let (Some(cause), Some(matched)) = (cause, &ctx.matched) else { return false };
+    let idempotent = session.req_header().method.is_idempotent();
+    match matched.rule.retry.judge(cause, ctx.retries(), idempotent) {
+        Verdict::Again => answered(session).is_none() && !session.retry_buffer_truncated(),
+        Verdict::Exhausted => {
+            ctx.flag(Flags::RETRY_LIMIT);
+            false
+        }
+        Verdict::Final => false,
+    }
+}

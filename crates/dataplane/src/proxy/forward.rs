@@ -1,0 +1,47 @@
+//! What an endpoint is sent.
+
+use http::HeaderValue;
+use http::header::{HOST, TE};
+use pingora_error::Result;
+use pingora_http::RequestHeader;
+
+use super::context::RequestContext;
+use super::wire;
+use crate::balance::Wire;
+use crate::filter::{Filters, header, rewrite};
+
+/// Makes the client's request (a copy of it, for each try) the one that is sent.
+pub(super) fn prepare(request: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
+    let (Some(matched), Some(destination)) = (&ctx.matched, &ctx.destination) else { return Ok(()) };
+    if let Some(loan) = &ctx.loan {
+        loan.begin_try();
+    }
+    // Pingora makes the target of Host, if there is one: with it the scheme is the connection's, not the client's.
+    if !request.headers.contains_key(HOST)
+        && let Some(host) = wire::authority(request)
+    {
+        request.insert_header(HOST, host)?;
+    }
+    apply_filters(request, &matched.rule.filters, ctx)?;
+    if let Some(filters) = matched.rule.backend_filters(destination.position) {
+        apply_filters(request, filters, ctx)?;
+    }
+    if ctx.grpc && destination.wire == Wire::H2 {
+        // Pingora takes it for hop-by-hop, and it is; but gRPC servers ask for it.
+        request.insert_header(TE, HeaderValue::from_static("trailers"))?;
+    }
+    if let Some(record) = &ctx.record {
+        record.trace.apply(request);
+    }
+    Ok(())
+}
+
+/// What filters do to a request.
+pub(super) fn apply_filters(request: &mut RequestHeader, filters: &Filters, ctx: &RequestContext) -> Result<()> {
+    header::modify_request(request, &filters.request_headers)?;
+    if let Some(filter) = &filters.rewrite {
+        let prefix = ctx.matched.as_ref().and_then(|matched| matched.prefix);
+        rewrite::rewrite(request, filter, prefix)?;
+    }
+    Ok(())
+}

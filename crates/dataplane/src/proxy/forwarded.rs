@@ -1,0 +1,250 @@
+//! Headers by which a proxy tells backends who asked. A client's own are not trusted: they are dropped, and ours are made from the
+//! connection.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use http::HeaderValue;
+use http::header::{FORWARDED, HeaderName};
+use pingora_error::Result;
+use pingora_http::RequestHeader;
+
+use super::wire;
+
+const HTTP: HeaderValue = HeaderValue::from_static("http");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
+const REQUEST_ID: &str = "X-Request-Id";
+
+/// What is known of a client from its connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Truth {
+    /// Its address, or that of the last proxy before us.
+    pub(super) peer: IpAddr,
+    /// Whether it came under TLS.
+    pub(super) https: bool,
+    /// The port that it dialled.
+    pub(super) port: u16,
+}
+
+/// Drops what a client might deceive backends with, and adds the truth. Rules match what is there afterwards.
+pub(super) fn vouch(request: &mut RequestHeader, truth: &Truth) -> Result<()> {
+    drop_claims(request);
+    keep_or_make_request_id(request)?;
+    let host = wire::authority(request);
+    request.insert_header("X-Forwarded-For", value(truth.peer)?)?;
+    request.insert_header("X-Forwarded-Proto", if truth.https { HTTPS } else { HTTP })?;
+    request.insert_header("X-Forwarded-Port", HeaderValue::from(truth.port))?;
+    request.insert_header(FORWARDED, forwarded(truth.peer, host.as_ref(), truth.https))?;
+    if let Some(host) = host {
+        request.insert_header("X-Forwarded-Host", host)?;
+    }
+    Ok(())
+}
+
+/// Whether a client may not take this header away by naming it in Connection.
+pub(super) fn is_protected(name: &[u8]) -> bool {
+    let mut lower = [0; 32];
+    let Some(lower) = lower.get_mut(..name.len()) else { return false };
+    for (to, from) in lower.iter_mut().zip(name) {
+        *to = from.to_ascii_lowercase();
+    }
+    is_claim(lower) || matches!(&*lower, b"x-request-id" | b"traceparent" | b"tracestate" | b"host")
+}
+
+/// Whether a header (lower-case) is believed by backends though anybody can write it. `_` counts as `-`, because CGI and its heirs
+/// cannot tell them apart.
+fn is_claim(name: &[u8]) -> bool {
+    // Most headers are told apart by two bytes.
+    match name {
+        [b'x', b'-' | b'_', rest @ ..] => {
+            starts_with(rest, b"forwarded-")
+                || starts_with(rest, b"envoy-")
+                || is(rest, b"real-ip")
+                || is(rest, b"original-url")
+                || is(rest, b"original-host")
+                || is(rest, b"rewrite-url")
+        }
+        // `Proxy` becomes HTTP_PROXY in CGI, and is obeyed (CVE-2016-5385 and its relatives).
+        [b'f', ..] => name == b"forwarded",
+        [b'p', ..] => name == b"proxy",
+        _ => false,
+    }
+}
+
+fn is(name: &[u8], other: &[u8]) -> bool {
+    name.len() == other.len() && starts_with(name, other)
+}
+
+fn starts_with(name: &[u8], prefix: &[u8]) -> bool {
+    name.len() >= prefix.len() && name.iter().zip(prefix).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
+}
+
+fn drop_claims(request: &mut RequestHeader) {
+    let claim = |name: &&HeaderName| {
+        let name = name.as_str().as_bytes();
+        is_claim(name) || name == b"x_request_id" || name == b"x-request_id" || name == b"x_request-id"
+    };
+    let claims: Vec<_> = request.headers.keys().filter(claim).cloned().collect();
+    for name in &claims {
+        request.remove_header(name);
+    }
+}
+
+/// Logs of several hops are joined by it, so one that a client sends stays if it is fit for a log.
+fn keep_or_make_request_id(request: &mut RequestHeader) -> Result<()> {
+    let fit = |id: &HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    if request.headers.get(REQUEST_ID).is_some_and(fit) {
+        return Ok(());
+    }
+    request.insert_header(REQUEST_ID, request_id(fastrand::u128(..)))
+}
+
+/// A version 4 UUID of random bits.
+fn request_id(random: u128) -> HeaderValue {
+    let bits = random & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let mut text = [0; 36];
+    let mut nibble = 32;
+    for (at, byte) in text.iter_mut().enumerate() {
+        *byte = if matches!(at, 8 | 13 | 18 | 23) {
+            b'-'
+        } else {
+            nibble -= 1;
+            b"0123456789abcdef"[(bits >> (4 * nibble)) as usize & 15]
+        };
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits are fit for a header")
+}
+
+/// RFC 7239. Values with a colon are quoted, IPv6 addresses are in brackets.
+fn forwarded(peer: IpAddr, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
+    let mut text = String::with_capacity(96);
+    let proto = if https { "https" } else { "http" };
+    // Writing to a string cannot fail.
+    let _ = match peer {
+        IpAddr::V4(peer) => write!(text, "for={peer};proto={proto}"),
+        IpAddr::V6(peer) => write!(text, "for=\"[{peer}]\";proto={proto}"),
+    };
+    // Hosts have passed `path::host_of`, so they have no quotes; a colon makes quotes necessary.
+    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
+        let _ = if host.contains(':') { write!(text, ";host=\"{host}\"") } else { write!(text, ";host={host}") };
+    }
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("for=unknown"))
+}
+
+fn value(ip: IpAddr) -> Result<HeaderValue> {
+    use pingora_error::{ErrorType::InternalError, OrErr};
+    let mut text = String::with_capacity(40);
+    let _ = write!(text, "{ip}");
+    HeaderValue::try_from(text).or_err(InternalError, "an address is fit for a header")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_of_clients_are_dropped_in_every_spelling() {
+        let kept = ["accept", "x-forward", "x-requested-with", "proxy-authorization", "x-realm", "forwarded-by", "x-api-key", "x"];
+        let dropped = [
+            "x-forwarded-for",
+            "X-Forwarded-Client-Cert",
+            "x_forwarded_for",
+            "X-Forwarded_Host",
+            "x-forwarded-prefix",
+            "x-envoy-original-path",
+            "forwarded",
+            "x-real-ip",
+            "X_Real_IP",
+            "x-original-url",
+            "x-rewrite-url",
+            "proxy",
+            "x_request_id",
+        ];
+        let mut request = RequestHeader::build("GET", b"/", None).expect("a request");
+        for name in kept.iter().chain(&dropped) {
+            request.append_header(*name, "evil").expect("a header");
+            request.append_header(*name, "twice").expect("a header");
+        }
+        drop_claims(&mut request);
+        let mut left: Vec<_> = request.headers.keys().map(|name| name.as_str().to_owned()).collect();
+        left.sort_unstable();
+        let mut expected: Vec<_> = kept.map(str::to_owned).to_vec();
+        expected.sort_unstable();
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn the_truth_takes_the_place_of_claims() {
+        let mut request = RequestHeader::build("GET", b"/", None).expect("a request");
+        for (name, value) in [("Host", "a.example:8443"), ("x-forwarded-for", "6.6.6.6"), ("X-Forwarded-Proto", "http")] {
+            request.append_header(name, value).expect("a header");
+        }
+        let truth = Truth { peer: [10, 0, 0, 1].into(), https: true, port: 443 };
+        vouch(&mut request, &truth).expect("vouched");
+        for (name, expected) in [
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "a.example:8443"),
+            ("x-forwarded-port", "443"),
+            ("forwarded", "for=10.0.0.1;proto=https;host=\"a.example:8443\""),
+        ] {
+            let values: Vec<_> = request.headers.get_all(name).iter().collect();
+            assert_eq!(values, [expected], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_kept_if_it_is_fit_and_else_made() {
+        for (sent, kept) in [
+            (Some("abc-123"), true),
+            (Some(""), false),
+            (Some("a b"), false),
+            (Some(&*"x".repeat(129)), false),
+            (None, false),
+        ] {
+            let mut request = RequestHeader::build("GET", b"/", None).expect("a request");
+            if let Some(sent) = sent {
+                request.insert_header(REQUEST_ID, sent).expect("a header");
+            }
+            keep_or_make_request_id(&mut request).expect("an id");
+            let id = request.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).expect("an id").to_owned();
+            assert_eq!(Some(&*id) == sent, kept, "{sent:?} became {id}");
+            assert!(kept || id.len() == 36);
+        }
+    }
+
+    #[test]
+    fn made_ids_are_uuids() {
+        assert_eq!(request_id(0), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(request_id(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(request_id(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef), "01234567-89ab-4def-8123-456789abcdef");
+    }
+
+    #[test]
+    fn forwarded_quotes_what_has_colons() {
+        let host = HeaderValue::from_static("a.example:8080");
+        for (peer, host, https, expected) in [
+            ("10.0.0.1", None, false, "for=10.0.0.1;proto=http"),
+            ("2001:db8::1", Some(&host), true, "for=\"[2001:db8::1]\";proto=https;host=\"a.example:8080\""),
+            ("10.0.0.1", Some(&HeaderValue::from_static("a.example")), true, "for=10.0.0.1;proto=https;host=a.example"),
+        ] {
+            assert_eq!(forwarded(peer.parse().expect("an address"), host, https), expected);
+        }
+    }
+
+    #[test]
+    fn protected_names_are_known_in_any_case() {
+        for (name, protected) in [
+            ("X-Forwarded-For", true),
+            ("x_forwarded_proto", true),
+            ("FORWARDED", true),
+            ("TraceParent", true),
+            ("X-Request-ID", true),
+            ("authorization", false),
+            ("", false),
+            ("x-a-header-name-that-is-longer-than-thirty-two-bytes", false),
+        ] {
+            assert_eq!(is_protected(name.as_bytes()), protected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! A request -> the backend that it goes to, or the answer that it gets here.
+
+use std::sync::Arc;
+
+use http::header::EXPECT;
+use isthmus_routing::Request;
+use pingora_core::protocols::http::ServerSession;
+use pingora_error::Result;
+use pingora_http::RequestHeader;
+
+use super::context::{Destination, RequestContext, is_websocket, wire_of};
+use super::deadline::{Deadlines, Manner};
+use super::local_response::Reply;
+use super::{forward, forwarded, timed, wire};
+use crate::balance::Tried;
+use crate::config::rule::CompiledRule;
+use crate::config::{CompiledListener, Config, Port};
+use crate::connection::{Connection, TlsInfo};
+use crate::filter::mirror::{Copies, Mirrors};
+use crate::filter::redirect::Arrival;
+use crate::filter::{Answering, Filters, cors, redirect};
+use crate::telemetry::Flags;
+
+/// Decides where the request goes.
+///
+/// # Errors
+/// The answer that it gets instead.
+pub(super) fn decide(session: &mut ServerSession, ctx: &mut RequestContext) -> Result<(), Reply> {
+    let host = wire::admit(session)?;
+    let (Some(config), Some(connection)) = (ctx.config.clone(), ctx.connection.clone()) else {
+        return Err(Reply::error(500, Flags::default(), "the request did not come over a listener"));
+    };
+    let port = config.ports.get(&connection.local);
+    let truth = forwarded::Truth {
+        peer: connection.peer.ip(),
+        https: connection.tls.is_some(),
+        port: port.map_or(connection.local.port(), |port| port.dialled()),
+    };
+    if forwarded::vouch(session.req_header_mut(), &truth).is_err() {
+        return Err(Reply::error(431, Flags::DOWNSTREAM_PROTOCOL_ERROR, "the request has too many headers"));
+    }
+    let listener = listener(port, connection.tls.as_ref(), &host)?;
+    if let Some(record) = &mut ctx.record {
+        record.listener = Some(listener.metrics().clone());
+    }
+    let rule = find(listener, session, ctx, &host)?;
+    let arrived = Arrived { host: &host, listener, connection: &connection };
+    filter(&rule.filters, session, ctx, &arrived)?;
+    let position = choose(&rule, session, ctx, &config)?;
+    rule.backend_filters(position).map_or(Ok(()), |filters| filter(filters, session, ctx, &arrived))
+}
+
+/// What has to be done before the first try, once it is decided that there is one.
+pub(super) async fn prepare(session: &mut ServerSession, ctx: &mut RequestContext, mirrors: &Arc<Mirrors>) -> Result<()> {
+    let Some(rule) = ctx.matched.as_ref().map(|matched| matched.rule.clone()) else { return Ok(()) };
+    permit_body(session).await?;
+    mirror(&rule, session, ctx, mirrors)?;
+    if let Some(record) = &ctx.record {
+        ctx.deadlines = Deadlines::new(&rule.patience, record.started);
+    }
+    let upgrade = ctx.destination.as_ref().is_some_and(|destination| destination.manner == Manner::Upgrade);
+    let due = ctx.deadlines.due();
+    if upgrade || due.is_some() {
+        ctx.loan = Some(timed::lend(session, due, upgrade));
+    }
+    Ok(())
+}
+
+struct Arrived<'a> {
+    host: &'a str,
+    listener: &'a CompiledListener,
+    connection: &'a Connection,
+}
+
+/// The listener that a host belongs to. Under TLS it has to be the one whose certificate and rules the client has been shown, since a
+/// client may use one connection for every name in a certificate (RFC 9110, 15.5.20).
+fn listener<'c>(port: Option<&'c Arc<Port>>, tls: Option<&TlsInfo>, host: &str) -> Result<&'c Arc<CompiledListener>, Reply> {
+    let none = || Reply::error(404, Flags::NO_ROUTE, format!("no listener here takes the host `{host}`"));
+    let port = port.ok_or_else(none)?;
+    let listener = port.listeners.get(host).ok_or_else(none)?;
+    if let Some(tls) = tls {
+        let name = tls.server_name.as_deref().unwrap_or_default();
+        let shaken = if name == host { Some(listener) } else { port.listeners.get(name) };
+        if shaken.is_none_or(|shaken| !Arc::ptr_eq(shaken, listener)) {
+            let text = format!("the host `{host}` is not of the listener that this connection was made to; open another one");
+            return Err(Reply::error(421, Flags::DOWNSTREAM_PROTOCOL_ERROR, text));
+        }
+    }
+    Ok(listener)
+}
+
+/// The rule that takes the request.
+fn find(
+    listener: &CompiledListener,
+    session: &ServerSession,
+    ctx: &mut RequestContext,
+    host: &str,
+) -> Result<Arc<CompiledRule>, Reply> {
+    let header = session.req_header();
+    let (path, query) = (header.uri.path(), header.uri.query());
+    let request = Request { method: &header.method, host, path, query, headers: &header.headers };
+    let Some(matched) = listener.find(&request) else {
+        return Err(Reply::error(404, Flags::NO_ROUTE, format!("no route matches {} on `{host}`", header.method)));
+    };
+    let rule = matched.rule.clone();
+    if let Some(record) = &mut ctx.record {
+        record.rule = Some(rule.metrics.clone());
+    }
+    ctx.matched = Some(matched);
+    if rule.is_invalid() {
+        return Err(Reply::error(500, Flags::NO_BACKEND, "the route's rule cannot be carried out; see the route's status"));
+    }
+    Ok(rule)
+}
+
+/// Asks the filters that may answer, in their order.
+fn filter(filters: &Filters, session: &ServerSession, ctx: &mut RequestContext, arrived: &Arrived<'_>) -> Result<(), Reply> {
+    let header = session.req_header();
+    for filter in &filters.answering {
+        match filter {
+            Answering::Cors(filter) => {
+                if let Some(answer) = cors::preflight(filter, &header.method, &header.headers) {
+                    return Err(Reply::plain(204).with_headers(answer));
+                }
+                ctx.cors = Some(cors::actual(filter, &header.headers));
+            }
+            Answering::Redirect(filter) => {
+                let arrival = Arrival {
+                    https: arrived.connection.tls.is_some(),
+                    host: arrived.host,
+                    port: arrived.listener.port(),
+                    prefix: ctx.matched.as_ref().and_then(|matched| matched.prefix),
+                };
+                return Err(redirect::answer(filter, header, &arrival));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Draws a backend by the weights; returns the position of its backendRef.
+fn choose(rule: &CompiledRule, session: &ServerSession, ctx: &mut RequestContext, config: &Config) -> Result<usize, Reply> {
+    let invalid = |text: &'static str| Reply::error(500, Flags::NO_BACKEND, text);
+    let share = rule.share().ok_or_else(|| invalid("the route's rule has no backend with a weight"))?;
+    if let Some(record) = &mut ctx.record {
+        record.backend = Some(share.position);
+    }
+    let key = share.backend.ok_or_else(|| invalid("the route's backend is invalid; see the route's status"))?;
+    let Some(backend) = config.backend(key).filter(|backend| !backend.is_empty()) else {
+        return Err(Reply::error(503, Flags::NO_HEALTHY_UPSTREAM, format!("{key} has no ready endpoint")));
+    };
+    let header = session.req_header();
+    let upgrade = is_websocket(&header.method, header.version, &header.headers);
+    ctx.destination = Some(Destination {
+        position: share.position,
+        backend: backend.clone(),
+        wire: wire_of(backend.protocol(), ctx.grpc, upgrade),
+        manner: match (upgrade, ctx.grpc) {
+            (true, _) => Manner::Upgrade,
+            (false, true) => Manner::Stream,
+            (false, false) => Manner::Plain,
+        },
+    });
+    Ok(share.position)
+}
+
+/// Answers `Expect: 100-continue` here. If it were forwarded, the endpoint's 100 would take the client's connection with it (Pingora
+/// then believes that the response was early), and over HTTP/2 no 100 would ever come.
+async fn permit_body(session: &mut ServerSession) -> Result<()> {
+    let expects = |header: &RequestHeader| {
+        header.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    };
+    if !expects(session.req_header()) {
+        return Ok(());
+    }
+    session.req_header_mut().remove_header(&EXPECT);
+    if session.req_header().version == http::Version::HTTP_11 && !session.is_body_done() {
+        session.set_close_on_response_before_downstream_finish(false);
+        session.write_continue_response().await?;
+        session.set_close_on_response_before_downstream_finish(true);
+    }
+    Ok(())
+}
+
+/// Sends copies to the mirrors of a rule and of the chosen backendRef.
+fn mirror(rule: &CompiledRule, session: &mut ServerSession, ctx: &mut RequestContext, mirrors: &Arc<Mirrors>) -> Result<()> {
+    let of_backend = ctx.destination.as_ref().and_then(|destination| rule.backend_filters(destination.position));
+    let of_backend = of_backend.map_or(&[][..], |filters| &filters.mirrors);
+    if rule.filters.mirrors.is_empty() && of_backend.is_empty() {
+        return Ok(());
+    }
+    let header = session.req_header();
+    let (Some(config), false) = (&ctx.config, is_websocket(&header.method, header.version, &header.headers)) else {
+        return Ok(());
+    };
+    let drawn = rule.filters.mirrors.iter().chain(of_backend).filter_map(|mirror| config.backend(mirror.draw()?));
+    let targets: Vec<_> = drawn.filter_map(|backend| Some((backend.choose(&mut Tried::default())?, backend.protocol()))).collect();
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let mut request = header.clone();
+    forward::apply_filters(&mut request, &rule.filters, ctx)?;
+    let mut copies = Copies::default();
+    let has_body = !session.is_body_empty();
+    for (endpoint, protocol) in targets {
+        let wire = wire_of(protocol, ctx.grpc, false);
+        mirrors.send(endpoint, wire, request.clone(), has_body.then_some(&mut copies));
+    }
+    ctx.copies = (!copies.is_empty()).then_some(copies);
+    Ok(())
+}

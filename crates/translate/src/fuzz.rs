@@ -1,0 +1,260 @@
+//! Mutated objects: nothing panics, everything is repeatable, and neighbours stay as they are.
+
+use isthmus_api::{Objects, decode};
+use isthmus_routing::{Attachment, RouteKey, RouteKind, Snapshot};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::testing::{base, gateway_with, object, options, route, secret, service};
+use crate::{Translation, translate};
+
+/// One change: which object, the way down into it, and what is put there (none: it is dropped).
+#[derive(Debug, Clone)]
+struct Mutation {
+    object: usize,
+    way: Vec<usize>,
+    odd: Option<Value>,
+}
+
+fn odd() -> impl Strategy<Value = Option<Value>> {
+    let texts = [
+        "",
+        "*",
+        "a",
+        "/",
+        "//",
+        "/a%",
+        "é",
+        "a\r\nb: c",
+        "10.0.0.1",
+        "*.example.com",
+        "EXAMPLE.com.",
+        "(",
+        "(?:a{1000}){1000}",
+        "Host",
+        ":path",
+        "99999h",
+        "1ms",
+        "HTTP",
+        "HTTPS",
+        "TCP",
+        "Exact",
+        "Selector",
+        "edge",
+        "shop",
+        "other",
+        "front",
+        "Service",
+        "ReplacePrefixMatch",
+        "kubernetes.io/wss",
+        "ExternalName",
+    ];
+    let mut values: Vec<_> = texts.iter().map(|text| Some(Value::from(*text))).collect();
+    values.extend([json!(null), json!(true), json!([]), json!({}), json!([[]]), json!("x".repeat(5000))].map(Some));
+    values.extend([-1, 0, 1, 80, 443, 65_536, i64::from(i32::MAX), i64::MIN].map(|number| Some(number.into())));
+    values.extend([None, None, None]);
+    prop::sample::select(values)
+}
+
+fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
+    let one = (any::<usize>(), prop::collection::vec(any::<usize>(), 1..9), odd());
+    prop::collection::vec(one.prop_map(|(object, way, odd)| Mutation { object, way, odd }), 1..6)
+}
+
+/// Goes down as far as there is something, then changes what is there.
+fn mutate(value: &mut Value, way: &[usize], odd: Option<&Value>) {
+    let Some((step, rest)) = way.split_first() else { return };
+    let deeper = |child: &Value| !rest.is_empty() && (child.is_object() || child.is_array());
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            let key = map.keys().nth(step % map.len()).cloned().unwrap_or_default();
+            match (map.get_mut(&key), odd) {
+                (Some(child), _) if deeper(child) => mutate(child, rest, odd),
+                (Some(child), Some(odd)) => *child = odd.clone(),
+                _ => drop(map.remove(&key)),
+            }
+        }
+        Value::Array(list) if !list.is_empty() => {
+            let at = step % list.len();
+            match odd {
+                _ if deeper(&list[at]) => mutate(&mut list[at], rest, odd),
+                Some(odd) => list[at] = odd.clone(),
+                None => drop(list.remove(at)),
+            }
+        }
+        other => *other = odd.cloned().unwrap_or_default(),
+    }
+}
+
+/// What still decodes.
+fn objects(list: &[Value]) -> Objects {
+    let mut objects = Objects::default();
+    for object in list.iter().filter_map(|object| decode(object.clone()).ok()) {
+        objects.apply(object);
+    }
+    objects
+}
+
+/// A little of everything that is read.
+fn world() -> Vec<Value> {
+    let listeners = json!([
+        {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}, "kinds": [{"kind": "HTTPRoute"}]}},
+        {"name": "grpc", "port": 81, "protocol": "HTTP", "hostname": "*.example.com", "allowedRoutes": {"kinds": [{"kind": "GRPCRoute"}]}},
+        {
+            "name": "https", "port": 443, "protocol": "HTTPS", "hostname": "a.example.com",
+            "tls": {"mode": "Terminate", "certificateRefs": [{"name": "tls"}, {"name": "tls2", "namespace": "other"}]},
+            "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {
+                "matchLabels": {"team": "b"}, "matchExpressions": [{"key": "x", "operator": "NotIn", "values": ["y"]}],
+            }}},
+        },
+    ]);
+    let spec = json!({
+        "gatewayClassName": "isthmus", "listeners": listeners, "addresses": [{"type": "IPAddress", "value": "127.0.0.1"}],
+        "tls": {"frontend": {"default": {}, "perPort": [{"port": 8443, "tls": {}}]}},
+    });
+    let mirror = json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "front", "port": 80}, "percent": 5}});
+    let add = json!({"add": [{"name": "x-a", "value": "1"}], "set": [{"name": "x-b", "value": "2"}], "remove": ["x-c"]});
+    let http = json!({
+        "parentRefs": [{"name": "edge"}, {"name": "edge", "sectionName": "http", "port": 80}],
+        "hostnames": ["a.example.com", "*.example.com"],
+        "rules": [
+            {
+                "name": "first",
+                "matches": [{
+                    "path": {"type": "PathPrefix", "value": "/a"}, "method": "GET",
+                    "headers": [{"name": "x", "value": "y.*", "type": "RegularExpression"}], "queryParams": [{"name": "q", "value": "1"}],
+                }],
+                "filters": [
+                    {"type": "RequestHeaderModifier", "requestHeaderModifier": add},
+                    {"type": "URLRewrite", "urlRewrite": {"hostname": "b.example", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}},
+                    {"type": "CORS", "cors": {"allowOrigins": ["https://*.example.com"], "allowMethods": ["GET"], "maxAge": 5}},
+                    mirror,
+                ],
+                "backendRefs": [
+                    {"name": "front", "port": 80, "weight": 3, "filters": [{"type": "ResponseHeaderModifier", "responseHeaderModifier": add}]},
+                    {"name": "back", "namespace": "other", "port": 8080},
+                ],
+                "timeouts": {"request": "10s", "backendRequest": "5s"}, "retry": {"codes": [503, 500], "attempts": 2, "backoff": "100ms"},
+            },
+            {
+                "matches": [{"path": {"type": "Exact", "value": "/r"}}],
+                "filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "port": 8443, "statusCode": 301}}],
+            },
+        ],
+    });
+    let grpc = json!({
+        "parentRefs": [{"name": "edge", "sectionName": "grpc"}], "hostnames": ["g.example.com"],
+        "rules": [{
+            "matches": [{"method": {"service": "a.B", "method": "C"}, "headers": [{"name": "v", "value": "1"}]}],
+            "filters": [mirror], "backendRefs": [{"name": "front", "port": 80}],
+        }],
+    });
+    let grant = json!({
+        "from": [
+            {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "shop"},
+            {"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "shop"},
+        ],
+        "to": [{"group": "", "kind": "Service"}, {"group": "", "kind": "Secret", "name": "tls2"}],
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "front-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "front"}},
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true, "serving": true, "terminating": false}}],
+    });
+    let mut theirs = secret("tls2");
+    theirs["metadata"]["namespace"] = "other".into();
+    let mut world = base();
+    world.extend([
+        gateway_with(spec),
+        secret("tls"),
+        theirs,
+        service("front", 80),
+        object(
+            "v1",
+            "Service",
+            "other",
+            "back",
+            json!({}),
+            json!({"ports": [{"port": 8080, "appProtocol": "kubernetes.io/h2c"}]}),
+        ),
+        slice,
+        object("gateway.networking.k8s.io/v1", "ReferenceGrant", "other", "g", json!({}), grant),
+        route("HTTPRoute", "web", http),
+        route(
+            "HTTPRoute",
+            "api",
+            json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "front", "port": 80}]}]}),
+        ),
+        route("GRPCRoute", "rpc", grpc),
+    ]);
+    world
+}
+
+fn bytes(translation: &Translation) -> (String, String) {
+    let text = |result: Result<String, serde_json::Error>| result.expect("both have a JSON form");
+    (text(serde_json::to_string(&*translation.snapshot)), text(serde_json::to_string(&translation.statuses)))
+}
+
+/// Every item that refers to this route, or is it, is left out.
+fn without(snapshot: &Snapshot, key: &RouteKey) -> (Vec<(RouteKey, String)>, Vec<Attachment>) {
+    let routes = snapshot.routes.iter().filter(|(other, _)| *other != key);
+    let attachments = snapshot.gateways.values().flat_map(|gateway| &gateway.listeners).flat_map(|listener| &listener.routes);
+    (
+        routes.map(|(other, route)| (other.clone(), format!("{route:?}"))).collect(),
+        attachments.filter(|attachment| attachment.route != *key).cloned().collect(),
+    )
+}
+
+#[test]
+fn the_world_is_whole() {
+    let translation = translate(&objects(&world()), &options());
+    let snapshot = &translation.snapshot;
+    assert_eq!(
+        (snapshot.gateways.len(), snapshot.routes.len(), snapshot.backends.len(), snapshot.certificates.len()),
+        (1, 3, 2, 2)
+    );
+    let conditions = translation
+        .statuses
+        .http_routes
+        .values()
+        .chain(translation.statuses.grpc_routes.values())
+        .flat_map(|status| &status.parents);
+    for condition in conditions.flat_map(|parent| &parent.conditions) {
+        assert_eq!(condition.status, isthmus_api::status::ConditionStatus::True, "{condition:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_decodes_is_translated_and_always_alike(mutations in mutations()) {
+        thread_local!(static WORLD: Vec<Value> = world());
+        let mut list = WORLD.with(Clone::clone);
+        for Mutation { object, way, odd } in &mutations {
+            let at = object % list.len();
+            mutate(&mut list[at], way, odd.as_ref());
+        }
+        let objects = objects(&list);
+        let first = translate(&objects, &options());
+        let again = translate(&objects, &options());
+        prop_assert_eq!(bytes(&first), bytes(&again));
+        let parsed: Snapshot = serde_json::from_str(&bytes(&first).0).expect("a snapshot reads what it wrote");
+        prop_assert_eq!(&parsed, &*first.snapshot);
+    }
+
+    #[test]
+    fn a_route_changes_nothing_of_its_neighbours(mutations in mutations()) {
+        thread_local!(static WORLD: Vec<Value> = world().into_iter().filter(|object| object["kind"] != "GRPCRoute").collect());
+        let mut list = WORLD.with(Clone::clone);
+        let before = translate(&objects(&list), &options());
+        let web = list.iter_mut().find(|object| object["metadata"]["name"] == "web").expect("the world has it");
+        for Mutation { way, odd, .. } in &mutations {
+            mutate(&mut web["spec"], way, odd.as_ref());
+        }
+        let after = translate(&objects(&list), &options());
+        let key = RouteKey { namespace: "shop".to_owned(), name: "web".to_owned(), kind: RouteKind::Http };
+        prop_assert_eq!(without(&before.snapshot, &key), without(&after.snapshot, &key));
+    }
+}

@@ -1,0 +1,89 @@
+//! `certificateRefs` -> certificates, each read once.
+
+mod secret;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use isthmus_api::shared::{GATEWAY_GROUP, SecretRef};
+use isthmus_api::{NamespacedName, Secret};
+use isthmus_routing::{Certificate, CertificateKey};
+
+use super::reference_grant::{From, ReferenceGrants, To};
+use super::{is_nameable, of_group};
+use secret::{SecretContent, SecretFault};
+
+/// Why a certificateRef is invalid. Each says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CertificateFault {
+    #[error("{kind} {group} is not a kind of certificate that is supported; refer to a Secret of the core group", group = of_group(.group))]
+    Kind { group: String, kind: String },
+    #[error(
+        "Secret {to} is in another namespace and no ReferenceGrant there permits Gateways of namespace `{from}` to refer to it; create one"
+    )]
+    NotPermitted { to: NamespacedName, from: String },
+    #[error("Secret {0} does not exist; create it or correct the name")]
+    NotFound(NamespacedName),
+    #[error("Secret {secret} {fault}")]
+    Secret { secret: NamespacedName, fault: SecretFault },
+}
+
+impl CertificateFault {
+    /// > This reason must be used only when the reference is allowed, either by
+    /// > referencing an object in the same namespace as the Gateway, or when
+    /// > a cross-namespace reference has been explicitly allowed by a ReferenceGrant.
+    /// > If the reference is not allowed, the reason RefNotPermitted must be used
+    /// > instead.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::NotPermitted { .. } => "RefNotPermitted",
+            Self::Kind { .. } | Self::NotFound(_) | Self::Secret { .. } => "InvalidCertificateRef",
+        }
+    }
+}
+
+/// Secrets that certificateRefs are looked up in, with those that were read before.
+#[derive(Debug)]
+pub(crate) struct Certificates<'g, 'a> {
+    secrets: &'a BTreeMap<NamespacedName, Arc<Secret>>,
+    grants: &'g ReferenceGrants<'a>,
+    read: BTreeMap<NamespacedName, Result<Arc<Certificate>, SecretFault>>,
+}
+
+impl<'g, 'a> Certificates<'g, 'a> {
+    pub(crate) fn new(secrets: &'a BTreeMap<NamespacedName, Arc<Secret>>, grants: &'g ReferenceGrants<'a>) -> Self {
+        Self { secrets, grants, read: BTreeMap::new() }
+    }
+
+    /// Finds and reads the Secret that a Gateway of this namespace refers to.
+    pub(crate) fn resolve(&mut self, gateway_namespace: &str, reference: &SecretRef) -> Result<CertificateKey, CertificateFault> {
+        if !reference.group.is_empty() || reference.kind != "Secret" {
+            return Err(CertificateFault::Kind { group: reference.group.clone(), kind: reference.kind.clone() });
+        }
+        let namespace = reference.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(gateway_namespace);
+        let name = NamespacedName::new(namespace, reference.name.as_str());
+        let from = From { group: GATEWAY_GROUP, kind: "Gateway", namespace: gateway_namespace };
+        if !self.grants.permits(from, To { group: "", kind: "Secret", namespace, name: &reference.name }) {
+            return Err(CertificateFault::NotPermitted { to: name, from: gateway_namespace.to_owned() });
+        }
+        let Some(found) = self.secrets.get(&name).filter(|_| is_nameable(&name)) else {
+            return Err(CertificateFault::NotFound(name));
+        };
+        let read = self.read.entry(name.clone()).or_insert_with(|| secret::read(content(found)));
+        match read {
+            Ok(_) => Ok(CertificateKey { namespace: name.namespace, name: name.name }),
+            Err(fault) => Err(CertificateFault::Secret { secret: name, fault: fault.clone() }),
+        }
+    }
+
+    /// Every certificate that can be served and that something refers to.
+    pub(crate) fn into_read(self) -> BTreeMap<CertificateKey, Arc<Certificate>> {
+        let good = self.read.into_iter().filter_map(|(name, read)| Some((name, read.ok()?)));
+        good.map(|(name, certificate)| (CertificateKey { namespace: name.namespace, name: name.name }, certificate)).collect()
+    }
+}
+
+fn content(secret: &Secret) -> SecretContent<'_> {
+    let field = |name: &str| secret.data.as_ref().and_then(|data| data.get(name)).map(|bytes| bytes.0.as_slice());
+    SecretContent { kind: secret.type_.as_deref().unwrap_or("Opaque"), chain: field("tls.crt"), key: field("tls.key") }
+}

@@ -1,0 +1,126 @@
+//! Routes with at least one parent of ours.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use isthmus_api::shared::RouteView;
+use isthmus_api::{Kind, NamespacedName};
+use isthmus_routing::{Hostname, Route, RouteKey, RouteKind};
+
+use super::attachment::{self, AttachmentFault, Lost, ParentNode};
+use super::backend_ref::{BackendFault, Backends};
+use super::gateway::GatewayNode;
+use crate::route::{self, RuleFault};
+
+/// A route whose parentRefs name a Gateway of ours.
+#[derive(Debug)]
+pub(crate) struct RouteNode {
+    pub(crate) key: RouteKey,
+    pub(crate) generation: i64,
+    /// Seconds since 1970.
+    pub(crate) created: i64,
+    /// Its hostnames as far as they are some, each once.
+    pub(crate) hostnames: Vec<Hostname>,
+    /// What is wrong with each of the others.
+    pub(crate) bad_hostnames: Vec<String>,
+    /// What is served of it.
+    pub(crate) route: Arc<Route>,
+    /// Rules that cannot be carried out, by position.
+    pub(crate) faults: BTreeMap<usize, RuleFault>,
+    /// What rules refer to in vain, with the rule's position.
+    pub(crate) unresolved: Vec<(usize, BackendFault)>,
+    /// One for each parentRef that is ours, in the order of the object.
+    pub(crate) parents: Vec<ParentNode>,
+}
+
+impl RouteNode {
+    /// Whether no rule of it can be carried out.
+    pub(crate) fn is_invalid(&self) -> bool {
+        !self.faults.is_empty() && self.faults.len() == self.route.rules.len()
+    }
+
+    /// Takes a listener from it.
+    pub(super) fn lose(&mut self, gateway: &NamespacedName, listener: usize, lost: &Lost) {
+        for parent in self.parents.iter_mut().filter(|parent| parent.gateway == *gateway) {
+            let before = parent.claims.len();
+            parent.claims.retain(|claim| claim.listener != listener);
+            if parent.claims.len() == before {
+                continue;
+            }
+            parent.lost.push(lost.clone());
+            if parent.claims.is_empty() {
+                parent.fault = Some(AttachmentFault::Lost(lost.clone()));
+            }
+        }
+    }
+}
+
+/// Reads one route; none if no parent of it is ours.
+pub(super) fn read(
+    view: &RouteView<'_>,
+    gateways: &BTreeMap<NamespacedName, GatewayNode>,
+    backends: &Backends<'_, '_>,
+) -> Option<RouteNode> {
+    let NamespacedName { namespace, name } = view.namespaced_name();
+    let parents = parents(view, &namespace, gateways);
+    if parents.is_empty() {
+        return None;
+    }
+    let kind = if view.kind == Kind::GrpcRoute { RouteKind::Grpc } else { RouteKind::Http };
+    let key = RouteKey { namespace, name, kind };
+    let created = view.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
+    let (mut rules, mut faults, mut unresolved) = (Vec::with_capacity(view.rules.len()), BTreeMap::new(), Vec::new());
+    for (at, rule) in view.rules.iter().enumerate() {
+        let node = route::rule(&key, rule, backends);
+        rules.push(node.rule);
+        faults.extend(node.fault.map(|fault| (at, fault)));
+        unresolved.extend(node.unresolved.into_iter().map(|fault| (at, fault)));
+    }
+    let (hostnames, bad_hostnames) = hostnames(view.hostnames);
+    Some(RouteNode {
+        key,
+        generation: view.metadata.generation.unwrap_or_default(),
+        created,
+        hostnames,
+        bad_hostnames,
+        route: Arc::new(Route { created, rules }),
+        faults,
+        unresolved,
+        parents,
+    })
+}
+
+/// > Note that parent references that cannot be resolved by an implementation
+/// > of this API will not be added to this list. Implementations of this API
+/// > can only populate Route status for the Gateways/parent resources they are
+/// > responsible for.
+fn parents(view: &RouteView<'_>, namespace: &str, gateways: &BTreeMap<NamespacedName, GatewayNode>) -> Vec<ParentNode> {
+    let mut parents = Vec::<ParentNode>::new();
+    for parent_ref in &view.parent_refs {
+        let Some(gateway) = attachment::gateway_of(parent_ref, namespace).filter(|gateway| gateways.contains_key(gateway)) else {
+            continue;
+        };
+        if !parents.iter().any(|parent| parent.parent_ref == *parent_ref) {
+            parents.push(ParentNode {
+                parent_ref: parent_ref.clone(),
+                gateway,
+                claims: Vec::new(),
+                lost: Vec::new(),
+                fault: None,
+            });
+        }
+    }
+    parents
+}
+
+fn hostnames(from: &[String]) -> (Vec<Hostname>, Vec<String>) {
+    let (mut hostnames, mut bad) = (Vec::<Hostname>::new(), Vec::new());
+    for text in from {
+        match text.parse() {
+            Ok(hostname) if hostnames.contains(&hostname) => {}
+            Ok(hostname) => hostnames.push(hostname),
+            Err(fault) => bad.push(fault.to_string()),
+        }
+    }
+    (hostnames, bad)
+}

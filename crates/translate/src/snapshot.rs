@@ -1,0 +1,72 @@
+//! The graph, read for the data plane.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use isthmus_routing::filter::Filter;
+use isthmus_routing::{BackendKey, Gateway, Listener, Route, RouteKey, Snapshot, Target};
+
+use crate::graph::Graph;
+use crate::graph::gateway::GatewayNode;
+use crate::graph::listener::ListenerNode;
+
+/// Everything that can be served, and nothing that is not referred to.
+pub(crate) fn read(graph: &Graph<'_>) -> Snapshot {
+    let served = graph.gateways.values().filter(|gateway| gateway.is_servable());
+    let gateways: BTreeMap<_, _> = served.filter_map(|node| Some((node.key.clone(), Arc::new(gateway(node)?)))).collect();
+    let listeners = || gateways.values().flat_map(|gateway| &gateway.listeners);
+    let attached: BTreeSet<&RouteKey> =
+        listeners().flat_map(|listener| &listener.routes).map(|attachment| &attachment.route).collect();
+    let routes: BTreeMap<_, _> =
+        attached.into_iter().filter_map(|key| Some((key.clone(), graph.route(key)?.route.clone()))).collect();
+    let certificates = listeners()
+        .flat_map(|listener| &listener.certificates)
+        .filter_map(|key| Some((key.clone(), graph.certificates.get(key)?.clone())))
+        .collect();
+    let backends = routes
+        .values()
+        .flat_map(|route| backend_keys(route))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .map(|key| (key.clone(), Arc::new(graph.services.backend(key))))
+        .collect();
+    Snapshot { gateways, routes, backends, certificates }
+}
+
+/// None if nothing of it can be served.
+fn gateway(node: &GatewayNode) -> Option<Gateway> {
+    let listeners: Vec<_> = node.listeners.iter().filter_map(listener).collect();
+    (!listeners.is_empty()).then(|| Gateway { addresses: node.addresses.clone(), listeners })
+}
+
+fn listener(node: &ListenerNode) -> Option<Listener> {
+    let (protocol, port) = node.protocol.zip(u16::try_from(node.port).ok()).filter(|_| node.is_servable())?;
+    Some(Listener {
+        name: node.name.clone(),
+        port,
+        bind_port: None,
+        protocol,
+        hostname: node.hostname.clone(),
+        certificates: node.certificates.clone(),
+        routes: node.attached.clone(),
+    })
+}
+
+/// Of backendRefs and of mirrors.
+fn backend_keys(route: &Route) -> impl Iterator<Item = &BackendKey> {
+    fn mirrored(filters: &[Filter]) -> impl Iterator<Item = &Target> {
+        filters.iter().filter_map(|filter| match filter {
+            Filter::RequestMirror(mirror) => Some(&mirror.target),
+            _ => None,
+        })
+    }
+    let targets = route.rules.iter().flat_map(|rule| {
+        let backends =
+            rule.backends.iter().flat_map(|backend| std::iter::once(&backend.target).chain(mirrored(&backend.filters)));
+        backends.chain(mirrored(&rule.filters))
+    });
+    targets.filter_map(|target| match target {
+        Target::Backend(key) => Some(key),
+        Target::Invalid => None,
+    })
+}

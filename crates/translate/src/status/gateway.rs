@@ -1,0 +1,186 @@
+//! `Gateway.status`
+
+use isthmus_api::status::{GatewayAddress, GatewayStatus};
+
+use super::{Verdict, listed, listener};
+use crate::graph::conflict::quoted;
+use crate::graph::gateway::GatewayNode;
+use crate::graph::listener::ListenerNode;
+
+/// The most addresses that a status takes.
+const ADDRESSES: usize = 16;
+
+pub(super) fn status(node: &GatewayNode) -> GatewayStatus {
+    let bound = if node.fault.is_none() { node.addresses.as_slice() } else { &[] };
+    let address = |ip: &std::net::IpAddr| GatewayAddress { r#type: "IPAddress".to_owned(), value: ip.to_string() };
+    GatewayStatus {
+        addresses: bound.iter().take(ADDRESSES).map(address).collect(),
+        conditions: vec![
+            accepted(node).condition("Accepted", node.generation),
+            programmed(node).condition("Programmed", node.generation),
+        ],
+        listeners: node.listeners.iter().map(|of| listener::status(node, of)).collect(),
+    }
+}
+
+/// > This reason is used with the "Accepted" condition when one or
+/// > more Listeners have an invalid or unsupported configuration
+/// > and cannot be configured on the Gateway.
+/// > This can be the reason when "Accepted" is "True" or "False", depending on whether
+/// > the listener being invalid causes the entire Gateway to not be accepted.
+///
+/// One accepted listener is enough. The message obeys:
+///
+/// > That Condition SHOULD clearly
+/// > indicate in the Message which Listeners are conflicted, and which are
+/// > Accepted.
+fn accepted(node: &GatewayNode) -> Verdict {
+    if let Some(fault) = &node.fault {
+        return Verdict::no(fault.reason(), fault);
+    }
+    if node.listeners.is_empty() {
+        return Verdict::no("ListenersNotValid", "there is no listener; add one");
+    }
+    if !node.listeners.iter().any(listener::is_accepted) {
+        return Verdict::no("ListenersNotValid", format_args!("no listener is accepted: {}", reasons(node)));
+    }
+    if node.listeners.iter().all(is_whole) {
+        return Verdict::yes("Accepted");
+    }
+    let whole: Vec<_> = node.listeners.iter().filter(|of| is_whole(of)).map(|of| of.name.clone()).collect();
+    let whole = if whole.is_empty() { "none".to_owned() } else { quoted(&whole) };
+    Verdict::yes("ListenersNotValid").with(format_args!("listeners that are right: {whole}; that are not: {}", reasons(node)))
+}
+
+/// > It is a positive-polarity summary condition, and so should always be
+/// > present on the resource with ObservedGeneration set.
+fn programmed(node: &GatewayNode) -> Verdict {
+    if let Some(fault) = &node.fault {
+        return Verdict::no("Invalid", fault);
+    }
+    if !node.listeners.iter().any(is_whole) {
+        return Verdict::no("Invalid", format_args!("no listener can be served: {}", reasons(node)));
+    }
+    if node.addresses.is_empty() {
+        return Verdict::no("AddressNotAssigned", "no address was assigned yet");
+    }
+    if !node.unusable.is_empty() {
+        let message =
+            format_args!("{} of spec.addresses cannot be used; remove it or make it available here", quoted(&node.unusable));
+        return Verdict::no("AddressNotUsable", message);
+    }
+    Verdict::yes("Programmed")
+}
+
+fn is_whole(of: &ListenerNode) -> bool {
+    listener::is_accepted(of) && of.is_servable()
+}
+
+fn reasons(node: &GatewayNode) -> String {
+    let broken: Vec<_> = node.listeners.iter().filter(|of| !is_whole(of)).collect();
+    listed(broken.into_iter().map(|of| format!("`{}` ({})", of.name, listener::reason(of))))
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_api::NamespacedName;
+    use serde_json::{Value, json};
+
+    use crate::testing::{base, edge, gateway_with, objects, options, plain_listener, shown};
+    use crate::{Options, translate};
+
+    fn judged(spec: Value, options: &Options) -> (String, Vec<String>, bool) {
+        let translation = translate(&objects(base().into_iter().chain([gateway_with(spec)])), options);
+        let served = translation.snapshot.gateways.contains_key(&edge());
+        let Some(status) = translation.statuses.gateways.get(&NamespacedName::new("shop", "edge")) else {
+            return ("no status".to_owned(), Vec::new(), served);
+        };
+        let addresses = status.addresses.iter().map(|address| format!("{}:{}", address.r#type, address.value)).collect();
+        (shown(&status.conditions, 3).join(" "), addresses, served)
+    }
+
+    #[test]
+    fn conditions_and_addresses() {
+        let http = plain_listener();
+        let with = |more: Value| {
+            let mut spec = json!({"gatewayClassName": "isthmus", "listeners": http});
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec
+        };
+        let address = |kind: Option<&str>, value: Option<&str>| json!({"addresses": [{"type": kind, "value": value}]});
+        let bad = json!({"name": "bad", "port": 1111, "protocol": "INVALID"});
+        let broken = json!({"name": "tls", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "absent"}]}});
+        let given = vec!["IPAddress:127.0.0.1".to_owned()];
+        let none = Vec::new();
+        for (spec, expected, addresses, served) in [
+            (with(json!({})), "Accepted=True/Accepted Programmed=True/Programmed", &given, true),
+            (with(json!({"gatewayClassName": "other"})), "no status", &none, false),
+            (with(address(None, Some("127.0.0.1"))), "Accepted=True/Accepted Programmed=True/Programmed", &given, true),
+            (with(address(Some("IPAddress"), None)), "Accepted=True/Accepted Programmed=True/Programmed", &given, true),
+            (
+                with(address(Some("IPAddress"), Some("127.0.0.2"))),
+                "Accepted=True/Accepted Programmed=False/AddressNotUsable",
+                &given,
+                true,
+            ),
+            (
+                with(address(Some("IPAddress"), Some("my-address"))),
+                "Accepted=True/Accepted Programmed=False/AddressNotUsable",
+                &given,
+                true,
+            ),
+            (
+                with(address(Some("Hostname"), Some("a.example"))),
+                "Accepted=False/UnsupportedAddress Programmed=False/Invalid",
+                &none,
+                false,
+            ),
+            (
+                with(address(Some("example.com/t"), None)),
+                "Accepted=False/UnsupportedAddress Programmed=False/Invalid",
+                &none,
+                false,
+            ),
+            (
+                with(json!({"infrastructure": {"parametersRef": {"group": "example.com", "kind": "P", "name": "p"}}})),
+                "Accepted=False/InvalidParameters Programmed=False/Invalid",
+                &none,
+                false,
+            ),
+            (with(json!({"listeners": []})), "Accepted=False/ListenersNotValid Programmed=False/Invalid", &given, false),
+            (with(json!({"listeners": [bad]})), "Accepted=False/ListenersNotValid Programmed=False/Invalid", &given, false),
+            (
+                with(json!({"listeners": [bad, http[0]]})),
+                "Accepted=True/ListenersNotValid Programmed=True/Programmed",
+                &given,
+                true,
+            ),
+            (with(json!({"listeners": [broken]})), "Accepted=True/ListenersNotValid Programmed=False/Invalid", &given, false),
+            (
+                with(json!({"listeners": [broken, http[0]]})),
+                "Accepted=True/ListenersNotValid Programmed=True/Programmed",
+                &given,
+                true,
+            ),
+        ] {
+            let shown = spec.to_string();
+            assert_eq!(judged(spec, &options()), (expected.to_owned(), addresses.clone(), served), "{shown}");
+        }
+        let spec = with(json!({}));
+        let unassigned = ("Accepted=True/Accepted Programmed=False/AddressNotAssigned".to_owned(), none, false);
+        assert_eq!(judged(spec.clone(), &Options::default()), unassigned);
+        let mut port_in_use = options();
+        port_in_use.unavailable.insert((edge(), "http".to_owned()), "address in use".to_owned());
+        let (conditions, _, served) = judged(spec, &port_in_use);
+        assert_eq!(conditions, "Accepted=False/ListenersNotValid Programmed=False/Invalid");
+        assert!(served, "it stays in the snapshot, or it would never be tried again");
+    }
+
+    #[test]
+    fn a_message_tells_good_listeners_from_bad_ones() {
+        let listeners = json!([plain_listener()[0], {"name": "bad", "port": 1111, "protocol": "INVALID"}]);
+        let translation = crate::testing::translated([crate::testing::gateway(&listeners)]);
+        let status = &translation.statuses.gateways[&NamespacedName::new("shop", "edge")];
+        assert_eq!(status.conditions[0].message, "listeners that are right: `http`; that are not: `bad` (UnsupportedProtocol)");
+    }
+}

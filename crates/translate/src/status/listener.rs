@@ -1,0 +1,310 @@
+//! `Gateway.status.listeners[]`
+
+use isthmus_api::shared::GATEWAY_GROUP;
+use isthmus_api::status::{ListenerStatus, RouteGroupKind};
+
+use super::{Verdict, listed};
+use crate::graph::conflict::quoted;
+use crate::graph::gateway::GatewayNode;
+use crate::graph::listener::{ListenerNode, ListenerRefFault};
+
+pub(super) fn status(gateway: &GatewayNode, node: &ListenerNode) -> ListenerStatus {
+    let mut conditions = vec![
+        accepted(node).condition("Accepted", gateway.generation),
+        programmed(gateway, node).condition("Programmed", gateway.generation),
+        resolved_refs(node).condition("ResolvedRefs", gateway.generation),
+        conflicted(node).condition("Conflicted", gateway.generation),
+    ];
+    conditions.extend(overlapping_tls_config(node).map(|verdict| verdict.condition("OverlappingTLSConfig", gateway.generation)));
+    ListenerStatus {
+        name: node.name.clone(),
+        supported_kinds: node
+            .kinds
+            .iter()
+            .map(|kind| RouteGroupKind { group: GATEWAY_GROUP.to_owned(), kind: kind.as_str().to_owned() })
+            .collect(),
+        attached_routes: i32::try_from(node.attached.len()).unwrap_or(i32::MAX),
+        conditions,
+    }
+}
+
+/// Whether `Accepted` is true.
+pub(super) fn is_accepted(node: &ListenerNode) -> bool {
+    node.is_valid() && node.unavailable.is_none()
+}
+
+/// Why a listener is not served, in one word.
+pub(super) fn reason(node: &ListenerNode) -> &'static str {
+    if is_accepted(node) { resolved_refs(node).reason } else { accepted(node).reason }
+}
+
+/// > In general, a Listener will be marked as Accepted when the supplied
+/// > configuration will generate at least some data plane configuration.
+///
+/// A Secret that is missing is told by `ResolvedRefs` and `Programmed`; the listener itself is right.
+fn accepted(node: &ListenerNode) -> Verdict {
+    if let Some(fault) = &node.fault {
+        return Verdict::no(fault.reason(), fault);
+    }
+    if let Some(conflict) = &node.conflict {
+        return Verdict::no(conflict.reason(), conflict);
+    }
+    match &node.unavailable {
+        Some(why) => Verdict::no("PortUnavailable", format_args!("port {} cannot be opened: {why}", node.port)),
+        None => Verdict::yes("Accepted"),
+    }
+}
+
+fn programmed(gateway: &GatewayNode, node: &ListenerNode) -> Verdict {
+    if let Some(conflict) = &node.conflict {
+        return Verdict::no(conflict.reason(), conflict);
+    }
+    if let Some(fault) = &node.fault {
+        return Verdict::no("Invalid", fault);
+    }
+    if !node.is_servable() {
+        return Verdict::no("Invalid", "there is no certificate that can be served; see ResolvedRefs");
+    }
+    if node.unavailable.is_some() {
+        return Verdict::no("Pending", "the port cannot be opened yet; see Accepted");
+    }
+    if gateway.fault.is_some() {
+        return Verdict::no("Pending", "the Gateway is not accepted; see its conditions");
+    }
+    if gateway.addresses.is_empty() {
+        return Verdict::no("Pending", "the Gateway has no address yet");
+    }
+    Verdict::yes("Programmed")
+}
+
+/// The first fault gives the reason; what is not permitted comes before what is broken.
+fn resolved_refs(node: &ListenerNode) -> Verdict {
+    let reason = |fault: &&ListenerRefFault| match fault.reason() {
+        "RefNotPermitted" => 0,
+        "InvalidCertificateRef" => 1,
+        _ => 2,
+    };
+    match node.unresolved.iter().min_by_key(reason) {
+        Some(worst) => Verdict::no(worst.reason(), listed(node.unresolved.iter())),
+        None => Verdict::yes("ResolvedRefs"),
+    }
+}
+
+/// The only condition of a listener whose polarity is negative and that is set in both states.
+fn conflicted(node: &ListenerNode) -> Verdict {
+    match &node.conflict {
+        Some(conflict) => Verdict::yes(conflict.reason()).with(conflict),
+        None => Verdict::no("NoConflicts", ""),
+    }
+}
+
+/// > This is a negative polarity condition and MUST NOT be set when it is
+/// > False.
+fn overlapping_tls_config(node: &ListenerNode) -> Option<Verdict> {
+    (!node.overlaps.is_empty()).then(|| {
+        let message = format_args!(
+            "the hostname overlaps with that of {} on the same port; a client that reuses a connection for another listener's host gets status 421",
+            quoted(&node.overlaps)
+        );
+        Verdict::yes("OverlappingHostnames").with(message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_api::NamespacedName;
+    use serde_json::{Value, json};
+
+    use crate::testing::{edge, gateway, gateway_with, object, secret, shown, translated};
+
+    /// `name: what differs from a listener where all is well`, and the names of listeners in the snapshot.
+    fn judged(gateway: Value) -> (Vec<String>, String) {
+        let granted = json!({
+            "from": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "shop"}],
+            "to": [{"group": "", "kind": "Secret", "name": "granted"}],
+        });
+        let mut empty = secret("empty");
+        empty["data"]["tls.key"] = "".into();
+        let (mut theirs, mut granted_secret) = (secret("private"), secret("granted"));
+        theirs["metadata"]["namespace"] = "bank".into();
+        granted_secret["metadata"]["namespace"] = "bank".into();
+        let grant = object("gateway.networking.k8s.io/v1", "ReferenceGrant", "bank", "g", json!({}), granted);
+        let translation = translated([gateway, secret("good"), secret("good2"), empty, theirs, granted_secret, grant]);
+        let status = &translation.statuses.gateways[&NamespacedName::new("shop", "edge")];
+        let well = [
+            "Accepted=True/Accepted",
+            "Programmed=True/Programmed",
+            "ResolvedRefs=True/ResolvedRefs",
+            "Conflicted=False/NoConflicts",
+        ];
+        let of = |listener: &isthmus_api::status::ListenerStatus| {
+            let conditions = shown(&listener.conditions, 3);
+            let differs: Vec<_> = conditions.into_iter().filter(|condition| !well.contains(&condition.as_str())).collect();
+            let kinds: Vec<_> = listener.supported_kinds.iter().map(|kind| kind.kind.as_str()).collect();
+            let kinds = if kinds == ["HTTPRoute", "GRPCRoute"] { String::new() } else { format!(" [{}]", kinds.join(",")) };
+            format!("{}: {}{kinds}", listener.name, differs.join(" ")).replace(":  ", ": ").trim_end().to_owned()
+        };
+        let served = translation.snapshot.gateways.get(&edge()).map(|gateway| {
+            let of = |listener: &isthmus_routing::Listener| {
+                listener
+                    .certificates
+                    .iter()
+                    .fold(listener.name.clone(), |text, certificate| format!("{text}+{}", certificate.name))
+            };
+            gateway.listeners.iter().map(of).collect::<Vec<_>>().join(" ")
+        });
+        (status.listeners.iter().map(of).collect(), served.unwrap_or_default())
+    }
+
+    fn check(table: Vec<(Value, &[&str], &str)>) {
+        for (listeners, expected, served) in table {
+            let expected = expected.iter().map(|text| (*text).to_owned()).collect();
+            assert_eq!(judged(gateway(&listeners)), (expected, served.to_owned()), "{listeners}");
+        }
+    }
+
+    #[test]
+    fn values() {
+        let one = |more: Value| {
+            let mut listener = json!({"name": "a", "port": 80, "protocol": "HTTP"});
+            listener.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!([listener])
+        };
+        let unsupported = ["a: Accepted=False/UnsupportedValue Programmed=False/Invalid"];
+        let protocol = ["a: Accepted=False/UnsupportedProtocol Programmed=False/Invalid []"];
+        let kinds = |kinds: Value| one(json!({"allowedRoutes": {"kinds": kinds}}));
+        check(vec![
+            (one(json!({})), &["a:"], "a"),
+            (one(json!({"hostname": "*.example.com"})), &["a:"], "a"),
+            (one(json!({"hostname": ""})), &["a:"], "a"),
+            (one(json!({"hostname": "10.0.0.1"})), &unsupported, ""),
+            (one(json!({"port": 0})), &unsupported, ""),
+            (one(json!({"port": 65536})), &unsupported, ""),
+            (one(json!({"protocol": "TLS"})), &protocol, ""),
+            (one(json!({"protocol": "TCP"})), &protocol, ""),
+            (one(json!({"protocol": "example.com/x"})), &protocol, ""),
+            (one(json!({"allowedRoutes": {"namespaces": {"from": "Selector"}}})), &unsupported, ""),
+            (
+                one(
+                    json!({"allowedRoutes": {"namespaces": {"from": "Selector", "selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}}}),
+                ),
+                &unsupported,
+                "",
+            ),
+            (kinds(json!([{"kind": "GRPCRoute"}, {"kind": "HTTPRoute"}])), &["a: [GRPCRoute,HTTPRoute]"], "a"),
+            (kinds(json!([{"kind": "InvalidRoute"}])), &["a: ResolvedRefs=False/InvalidRouteKinds []"], "a"),
+            (
+                kinds(json!([{"kind": "InvalidRoute"}, {"kind": "HTTPRoute"}])),
+                &["a: ResolvedRefs=False/InvalidRouteKinds [HTTPRoute]"],
+                "a",
+            ),
+            (kinds(json!([{"kind": "HTTPRoute", "group": "example.com"}])), &["a: ResolvedRefs=False/InvalidRouteKinds []"], "a"),
+            (
+                json!([{"name": "a", "port": 80, "protocol": "HTTP"}, {"name": "a", "port": 81, "protocol": "HTTP"}]),
+                &[unsupported[0], unsupported[0]],
+                "",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn conflicts() {
+        let listener = |name: &str, port: u16, protocol: &str, hostname: Option<&str>| json!({"name": name, "port": port, "protocol": protocol, "hostname": hostname, "tls": {"certificateRefs": [{"name": "good"}]}});
+        check(vec![
+            (json!([listener("a", 80, "HTTP", None), listener("b", 81, "HTTP", None)]), &["a:", "b:"], "a b"),
+            (json!([listener("a", 80, "HTTP", None), listener("b", 80, "HTTP", Some("b.example"))]), &["a:", "b:"], "a b"),
+            (
+                json!([
+                    listener("a", 80, "HTTP", None),
+                    listener("b", 80, "HTTP", Some("")),
+                    listener("c", 80, "HTTP", Some("c.example"))
+                ]),
+                &[
+                    "a: Accepted=False/HostnameConflict Programmed=False/HostnameConflict Conflicted=True/HostnameConflict",
+                    "b: Accepted=False/HostnameConflict Programmed=False/HostnameConflict Conflicted=True/HostnameConflict",
+                    "c:",
+                ],
+                "c",
+            ),
+            (
+                json!([
+                    listener("a", 80, "HTTP", None),
+                    listener("b", 80, "HTTPS", Some("b.example")),
+                    listener("c", 81, "HTTP", None)
+                ]),
+                &[
+                    "a: Accepted=False/ProtocolConflict Programmed=False/ProtocolConflict Conflicted=True/ProtocolConflict",
+                    "b: Accepted=False/ProtocolConflict Programmed=False/ProtocolConflict Conflicted=True/ProtocolConflict",
+                    "c:",
+                ],
+                "c",
+            ),
+            (
+                json!([listener("a", 80, "HTTP", None), listener("b", 80, "TCP", None)]),
+                &["a:", "b: Accepted=False/UnsupportedProtocol Programmed=False/Invalid []"],
+                "a",
+            ),
+            (
+                json!([
+                    listener("a", 443, "HTTPS", Some("foo.example.com")),
+                    listener("b", 443, "HTTPS", Some("foo.example.org")),
+                    listener("c", 443, "HTTPS", Some("*.example.com")),
+                    listener("d", 8443, "HTTPS", None),
+                ]),
+                &[
+                    "a: OverlappingTLSConfig=True/OverlappingHostnames",
+                    "b:",
+                    "c: OverlappingTLSConfig=True/OverlappingHostnames",
+                    "d:",
+                ],
+                "a+good b+good c+good d+good",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn certificates() {
+        let https =
+            |references: Value| json!([{"name": "a", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": references}}]);
+        let invalid = ["a: Programmed=False/Invalid ResolvedRefs=False/InvalidCertificateRef"];
+        let denied = ["a: Programmed=False/Invalid ResolvedRefs=False/RefNotPermitted"];
+        check(vec![
+            (https(json!([{"name": "good"}])), &["a:"], "a+good"),
+            (https(json!([{"name": "good"}, {"name": "good2"}, {"name": "good"}])), &["a:"], "a+good+good2"),
+            (https(json!([{"name": "absent"}])), &invalid, ""),
+            (https(json!([{"name": "empty"}])), &invalid, ""),
+            (https(json!([{"name": "good", "kind": "WrongKind"}])), &invalid, ""),
+            (https(json!([{"name": "good", "group": "wrong.example"}])), &invalid, ""),
+            (https(json!([])), &invalid, ""),
+            (json!([{"name": "a", "port": 443, "protocol": "HTTPS"}]), &invalid, ""),
+            (https(json!([{"name": "private", "namespace": "bank"}])), &denied, ""),
+            (https(json!([{"name": "absent", "namespace": "bank"}])), &denied, ""),
+            (https(json!([{"name": "granted", "namespace": "bank"}])), &["a:"], "a+granted"),
+            (https(json!([{"name": "absent"}, {"name": "good"}])), &["a: ResolvedRefs=False/InvalidCertificateRef"], "a+good"),
+            (
+                https(json!([{"name": "absent"}, {"name": "good"}, {"name": "private", "namespace": "bank"}])),
+                &["a: ResolvedRefs=False/RefNotPermitted"],
+                "a+good",
+            ),
+            (
+                json!([{"name": "a", "port": 443, "protocol": "HTTPS", "tls": {"mode": "Passthrough", "certificateRefs": [{"name": "good"}]}}]),
+                &["a: Accepted=False/UnsupportedValue Programmed=False/Invalid"],
+                "",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_listener_that_should_ask_for_client_certificates_is_not_opened_without() {
+        let listener = |name: &str, port: u16| json!({"name": name, "port": port, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "good"}]}});
+        let validation = json!({"validation": {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}});
+        let spec = json!({
+            "gatewayClassName": "isthmus",
+            "listeners": [listener("a", 443), listener("b", 8443), {"name": "c", "port": 80, "protocol": "HTTP"}],
+            "tls": {"frontend": {"default": validation, "perPort": [{"port": 8443, "tls": {}}]}},
+        });
+        let (conditions, served) = judged(gateway_with(spec));
+        assert_eq!(conditions, ["a: Accepted=False/UnsupportedValue Programmed=False/Invalid", "b:", "c:"]);
+        assert_eq!(served, "b+good c");
+    }
+}

@@ -1,0 +1,92 @@
+//! Small objects for tests.
+
+use isthmus_api::status::Condition;
+use isthmus_api::{Objects, decode};
+use isthmus_routing::GatewayKey;
+use serde_json::{Value, json};
+
+use crate::{CONTROLLER_NAME, Options, Translation, translate};
+
+/// Decodes and applies all of these.
+pub(crate) fn objects(list: impl IntoIterator<Item = Value>) -> Objects {
+    let mut objects = Objects::default();
+    for object in list {
+        objects.apply(decode(object).expect("test objects decode"));
+    }
+    objects
+}
+
+/// Translates these with a class of ours, namespace `other` labelled `team: b`, and the address 127.0.0.1 for `Gateway/shop/edge`.
+pub(crate) fn translated(list: impl IntoIterator<Item = Value>) -> Translation {
+    translate(&objects(base().into_iter().chain(list)), &options())
+}
+
+pub(crate) fn options() -> Options {
+    let mut options = Options::default();
+    options.addresses.insert(edge(), vec!["127.0.0.1".parse().expect("an address")]);
+    options
+}
+
+pub(crate) fn edge() -> GatewayKey {
+    GatewayKey { namespace: "shop".to_owned(), name: "edge".to_owned() }
+}
+
+pub(crate) fn base() -> Vec<Value> {
+    vec![
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "isthmus", "generation": 1},
+            "spec": {"controllerName": CONTROLLER_NAME},
+        }),
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other", "labels": {"team": "b"}}}),
+    ]
+}
+
+/// `Gateway/shop/edge` of generation 3.
+pub(crate) fn gateway(listeners: &Value) -> Value {
+    gateway_with(json!({"gatewayClassName": "isthmus", "listeners": listeners}))
+}
+
+pub(crate) fn gateway_with(spec: Value) -> Value {
+    object("gateway.networking.k8s.io/v1", "Gateway", "shop", "edge", json!({"generation": 3}), spec)
+}
+
+/// One HTTP listener on port 80 that takes everything.
+pub(crate) fn plain_listener() -> Value {
+    json!([{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}}}])
+}
+
+/// A route of generation 7 in namespace `shop`.
+pub(crate) fn route(kind: &str, name: &str, spec: Value) -> Value {
+    object("gateway.networking.k8s.io/v1", kind, "shop", name, json!({"generation": 7}), spec)
+}
+
+/// A Service in namespace `shop` with one port.
+pub(crate) fn service(name: &str, port: u16) -> Value {
+    object("v1", "Service", "shop", name, json!({}), json!({"ports": [{"name": "http", "port": port}]}))
+}
+
+/// A TLS Secret in namespace `shop` with a good pair.
+pub(crate) fn secret(name: &str) -> Value {
+    let made = rcgen::generate_simple_self_signed(vec!["example.com".to_owned()]).expect("a name is enough");
+    let base64 =
+        |text: &str| serde_json::to_value(isthmus_api::core::ByteString(text.as_bytes().to_vec())).expect("bytes have a form");
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "shop"}, "type": "kubernetes.io/tls",
+        "data": {"tls.crt": base64(&made.cert.pem()), "tls.key": base64(&made.signing_key.serialize_pem())},
+    })
+}
+
+pub(crate) fn object(api_version: &str, kind: &str, namespace: &str, name: &str, mut metadata: Value, spec: Value) -> Value {
+    metadata["namespace"] = namespace.into();
+    metadata["name"] = name.into();
+    let mut object = json!({"apiVersion": api_version, "kind": kind});
+    object["metadata"] = metadata;
+    object["spec"] = spec;
+    object
+}
+
+/// `Accepted=True/Accepted`, ... in their order; all of the same generation.
+pub(crate) fn shown(conditions: &[Condition], generation: i64) -> Vec<String> {
+    assert!(conditions.iter().all(|condition| condition.observed_generation == generation), "{conditions:?}");
+    conditions.iter().map(|condition| format!("{}={:?}/{}", condition.r#type, condition.status, condition.reason)).collect()
+}

@@ -1,0 +1,73 @@
+//! WebSocket and other upgrades.
+
+use isthmus_tests::backend::{backend, canned, read_request};
+use isthmus_tests::raw::Raw;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::before;
+
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// After 101 bytes pass both ways as they are, in pieces of any size.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_pass() {
+    let echo = backend(|mut stream| async move {
+        let mut buffer = Vec::new();
+        let Some((head, _)) = read_request(&mut stream, &mut buffer).await else { return };
+        if !head.to_ascii_lowercase().contains("upgrade: websocket") {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+            return;
+        }
+        let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n").await;
+        let _ = stream.write_all(&buffer).await;
+        let mut bytes = [0; 4096];
+        while let Ok(n) = stream.read(&mut bytes).await {
+            if n == 0 || stream.write_all(&bytes[..n]).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let (_bed, address) = before(echo).await;
+    let mut client = Raw::connect(address).await;
+    client.send(UPGRADE).await;
+    let response = client.response().await.expect("a response");
+    assert_eq!(response.status, 101);
+    assert_eq!(response.header("upgrade").map(str::to_ascii_lowercase).as_deref(), Some("websocket"));
+    for size in [1, 100, 50_000] {
+        let sent = vec![b'z'; size];
+        client.send(&sent).await;
+        let mut received = Vec::new();
+        while received.len() < size {
+            let bytes = client.bytes().await;
+            assert!(!bytes.is_empty(), "the stream ended after {} of {size} bytes", received.len());
+            received.extend(bytes);
+        }
+        assert_eq!(received, sent);
+    }
+}
+
+/// A backend that refuses the upgrade answers as usual, and what the client sent ahead is no request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_upgrade() {
+    let (_bed, address) = before(canned(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", false).await).await;
+    let mut client = Raw::connect(address).await;
+    client.send(UPGRADE).await;
+    assert_eq!(client.response().await.expect("a response").status, 403);
+}
+
+/// `Upgrade: h2c` is not taken over and not passed on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h2c_upgrade_is_ignored() {
+    let (_bed, address) = before(isthmus_tests::backend::mirror_text().await).await;
+    let mut client = Raw::connect(address).await;
+    client
+        .send("GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nconnection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n")
+        .await;
+    let response = client.response().await.expect("a response");
+    if response.status == 200 {
+        assert!(!response.text().to_ascii_lowercase().contains("upgrade: h2c"), "{}", response.text());
+    } else {
+        assert_eq!(response.status, 400);
+    }
+}

@@ -1,0 +1,92 @@
+//! A data plane in process, on loopback addresses of its own.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use isthmus_dataplane::{Dataplane, Limits, Options, Report};
+use isthmus_routing::Snapshot;
+use tokio::sync::watch;
+
+/// How long a snapshot may take to be served before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A data plane that serves whatever snapshot it was given last.
+#[derive(Debug)]
+pub struct Bed {
+    /// The data plane.
+    pub dataplane: Dataplane,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Bed {
+    /// Starts one without listeners.
+    ///
+    /// # Panics
+    /// When it cannot start.
+    pub async fn start(options: Options) -> Self {
+        let (snapshots, receiver) = watch::channel(Arc::default());
+        let dataplane = Dataplane::start(options, receiver).await.expect("a data plane without admin and log has nothing to open");
+        Self { dataplane, snapshots }
+    }
+
+    /// Serves the snapshot and waits until it is live.
+    ///
+    /// # Panics
+    /// When it is not live within ten seconds or a listener cannot be opened.
+    pub async fn serve(&self, snapshot: Snapshot) -> Arc<Report> {
+        let report = self.try_serve(snapshot).await;
+        let faults: Vec<_> = report.listeners.iter().filter_map(|listener| listener.fault.as_ref()).collect();
+        assert!(faults.is_empty(), "listeners cannot be opened: {faults:?}");
+        report
+    }
+
+    /// Serves the snapshot and waits for the report on it.
+    ///
+    /// # Panics
+    /// When there is none within ten seconds.
+    pub async fn try_serve(&self, snapshot: Snapshot) -> Arc<Report> {
+        let version = snapshot.version();
+        let mut reports = self.dataplane.reports();
+        self.snapshots.send_replace(Arc::new(snapshot));
+        tokio::time::timeout(PATIENCE, reports.wait_for(|report| report.version == Some(version)))
+            .await
+            .expect("a snapshot is served within ten seconds")
+            .expect("the data plane runs as long as the test bed")
+            .clone()
+    }
+}
+
+/// Options for tests: no admin, no log, short limits left to the caller.
+pub fn options(limits: Limits) -> Options {
+    Options { threads: 2, limits, ..Options::default() }
+}
+
+/// A loopback address that nothing else in this process uses, and hardly anything in another.
+pub fn own_address() -> IpAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id();
+    let [high, low] = next.to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(127, 64 + (process % 128) as u8, ((process / 128) as u8).wrapping_add(high.wrapping_mul(31)), low.max(1)))
+}
+
+/// Lets every listener open a port that needs no privilege, and tells where.
+pub fn unprivileged(snapshot: &mut Snapshot) {
+    for gateway in snapshot.gateways.values_mut() {
+        for listener in &mut Arc::make_mut(gateway).listeners {
+            listener.bind_port = Some(bind_port(listener.port));
+        }
+    }
+}
+
+/// Where [`unprivileged`] opens a port.
+pub fn bind_port(port: u16) -> u16 {
+    if port < 20_000 { port + 20_000 } else { port }
+}
+
+/// The socket of a Gateway's port after [`unprivileged`].
+pub fn socket(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address, bind_port(port))
+}

@@ -1,0 +1,177 @@
+//! `input.yaml` and `options.yaml` of a case: objects as an API server would hold them, and endpoints for their Services.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use isthmus_api::{NamespacedName, Objects, decode};
+use isthmus_routing::{BackendKey, GatewayKey};
+use isthmus_translate::{Options, Translation, translate};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::case::Case;
+
+/// The objects of a case.
+#[derive(Debug)]
+pub struct Input {
+    /// What an API server would hold.
+    pub objects: Objects,
+    /// What it would refuse: one line each.
+    pub rejected: Vec<String>,
+    options: CaseOptions,
+}
+
+/// `options.yaml`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CaseOptions {
+    /// Secrets that are made for the case, with the names in their certificate.
+    #[serde(default)]
+    certificates: BTreeMap<NamespacedName, Vec<String>>,
+    /// EndpointSlices of the default namespace whose port becomes that of a running echo server for the Service.
+    #[serde(default)]
+    live: BTreeMap<String, NamespacedName>,
+}
+
+/// Where each Service port is answered.
+pub type Endpoints = BTreeMap<BackendKey, SocketAddr>;
+
+impl Input {
+    /// Reads, admits and decodes.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or an object that was admitted cannot be decoded.
+    pub fn read(case: &Case) -> Result<Self, String> {
+        let read = |name: &str| std::fs::read_to_string(case.folder.join(name));
+        let text = read("input.yaml").map_err(|error| format!("input.yaml: {error}"))?;
+        let options = match read("options.yaml") {
+            Ok(text) => serde_saphyr::from_str(&text).map_err(|error| format!("options.yaml: {error}"))?,
+            Err(_) => CaseOptions::default(),
+        };
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| format!("input.yaml: {error}"))?;
+        let mut input = Self { objects: Objects::default(), rejected: Vec::new(), options };
+        for document in documents {
+            input.admit(document)?;
+        }
+        let certificates: Vec<_> = input.options.certificates.iter().map(|(name, hosts)| certificate(name, hosts)).collect();
+        for secret in certificates {
+            input.admit(secret)?;
+        }
+        Ok(input)
+    }
+
+    fn admit(&mut self, document: Value) -> Result<(), String> {
+        let name = format!(
+            "{}/{}",
+            document["kind"].as_str().unwrap_or("?"),
+            document["metadata"]["name"].as_str().unwrap_or("?")
+        );
+        match isthmus_admission::admit(document) {
+            Ok(admitted) => {
+                let object = decode(admitted.object).map_err(|error| format!("{name} was admitted and does not decode: {error}"))?;
+                self.objects.apply(object);
+            }
+            Err(findings) => {
+                self.rejected.extend(findings.iter().map(|finding| format!("{name}: {}: {}", finding.field, finding.message)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The Service ports that have no EndpointSlice, which an echo server stands in for.
+    pub fn echoed(&self) -> Vec<BackendKey> {
+        let sliced = |namespace: &str, service: &str| {
+            self.objects.endpoint_slices.values().any(|slice| {
+                slice.metadata.namespace.as_deref() == Some(namespace)
+                    && slice.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/service-name")).map(String::as_str)
+                        == Some(service)
+            })
+        };
+        let live: Vec<_> = self.options.live.values().collect();
+        let mut keys = Vec::new();
+        for (name, service) in &self.objects.services {
+            let external = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName");
+            if external || (sliced(&name.namespace, &name.name) && !live.contains(&name)) {
+                continue;
+            }
+            for port in service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()) {
+                if let Ok(port) = u16::try_from(port.port) {
+                    keys.push(BackendKey { namespace: name.namespace.clone(), name: name.name.clone(), port });
+                }
+            }
+        }
+        keys
+    }
+
+    /// Endpoints for the layers that open no socket.
+    pub fn placeholder_endpoints(&self) -> Endpoints {
+        self.echoed().into_iter().map(|key| (key, SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 8080))).collect()
+    }
+
+    /// The address that each Gateway gets, in the order of their names: 192.0.2.N.
+    fn placeholder_addresses(&self) -> BTreeMap<GatewayKey, Vec<IpAddr>> {
+        let names = self.objects.gateways.keys().enumerate();
+        names
+            .map(|(index, name)| {
+                let last = u8::try_from(index + 1).unwrap_or(u8::MAX);
+                (gateway_key(name), vec![IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))])
+            })
+            .collect()
+    }
+
+    /// Translates with these endpoints and placeholder addresses.
+    pub fn translate(&self, endpoints: &Endpoints) -> Translation {
+        self.translate_at(endpoints, self.placeholder_addresses())
+    }
+
+    /// Translates with these endpoints and Gateway addresses.
+    pub fn translate_at(&self, endpoints: &Endpoints, addresses: BTreeMap<GatewayKey, Vec<IpAddr>>) -> Translation {
+        let mut objects = self.objects.clone();
+        let live: BTreeMap<_, _> = self.options.live.iter().map(|(slice, service)| (service, slice)).collect();
+        for (key, endpoint) in endpoints {
+            let service = NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() };
+            let slice = live.get(&service).map(|slice| (*slice).clone());
+            let name = slice.unwrap_or_else(|| format!("{}-{}-echo", key.name, key.port));
+            let port_name = port_name(&objects, key);
+            objects.apply(decode(endpoint_slice(&name, key, &port_name, *endpoint)).expect("a slice made here decodes"));
+        }
+        translate(&objects, &Options { addresses, ..Options::default() })
+    }
+}
+
+/// The key of a Gateway object.
+pub fn gateway_key(name: &NamespacedName) -> GatewayKey {
+    GatewayKey { namespace: name.namespace.clone(), name: name.name.clone() }
+}
+
+fn port_name(objects: &Objects, key: &BackendKey) -> String {
+    let name = NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() };
+    let service = objects.services.get(&name);
+    let ports = service.and_then(|service| service.spec.as_ref()).and_then(|spec| spec.ports.as_ref());
+    ports
+        .and_then(|ports| ports.iter().find(|port| port.port == i32::from(key.port)))
+        .and_then(|port| port.name.clone())
+        .unwrap_or_default()
+}
+
+fn endpoint_slice(name: &str, key: &BackendKey, port_name: &str, endpoint: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": key.namespace, "labels": {"kubernetes.io/service-name": key.name}},
+        "addressType": "IPv4",
+        "ports": [{"name": port_name, "port": endpoint.port(), "protocol": "TCP"}],
+        "endpoints": [{"addresses": [endpoint.ip().to_string()], "conditions": {"ready": true}}],
+    })
+}
+
+fn certificate(name: &NamespacedName, hosts: &[String]) -> Value {
+    let made = rcgen::generate_simple_self_signed(hosts.to_vec()).expect("the names of a case are DNS names");
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name.name, "namespace": name.namespace},
+        "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()},
+    })
+}

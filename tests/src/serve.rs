@@ -1,0 +1,191 @@
+//! Requests of a case through a data plane with real sockets.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use isthmus_cli::echo::{Echo, Identity, Report};
+use isthmus_routing::{BackendKey, Protocol, Snapshot};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::bed::{Bed, own_address, socket, unprivileged};
+use crate::case::{Case, Exchange};
+use crate::client::{self, Answer};
+use crate::decide;
+use crate::input::{Endpoints, Input, gateway_key};
+
+/// How long a mirrored copy may take to arrive after the response.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(3);
+
+/// A request as an echo server saw it.
+#[derive(Debug)]
+struct Seen {
+    backend: BackendKey,
+    report: Report,
+}
+
+/// Serves the case's objects and sends its requests.
+///
+/// # Errors
+/// All exchanges that found something else, one line each.
+pub async fn check(bed: &Bed, case: &Case) -> Result<(), String> {
+    let input = Input::read(case)?;
+    let (sender, mut seen) = unbounded_channel();
+    let mut echoes = Vec::new();
+    let mut endpoints = Endpoints::new();
+    for key in input.echoed() {
+        let identity = Identity { namespace: key.namespace.clone(), service: key.name.clone(), pod: format!("{}-echo", key.name) };
+        let echo = Echo::start_observed(identity, observer(sender.clone(), &key)).await.map_err(|error| format!("echo: {error}"))?;
+        endpoints.insert(key, echo.address());
+        echoes.push(echo);
+    }
+    let addresses: BTreeMap<_, _> = input.objects.gateways.keys().map(|name| (gateway_key(name), vec![own_address()])).collect();
+    let mut snapshot = (*input.translate_at(&endpoints, addresses).snapshot).clone();
+    unprivileged(&mut snapshot);
+    bed.serve(snapshot.clone()).await;
+
+    let mut faults = Vec::new();
+    for exchange in &case.requests {
+        if let Err(fault) = check_exchange(&snapshot, exchange, &mut seen).await {
+            faults.push(format!("{}: {fault}", exchange.title()));
+        }
+        while seen.try_recv().is_ok() {}
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n  ")) }
+}
+
+fn observer(sender: tokio::sync::mpsc::UnboundedSender<Seen>, key: &BackendKey) -> impl Fn(Report) + Send + Sync + 'static {
+    let backend = key.clone();
+    move |report| {
+        // The receiver is gone once the case is over.
+        let _ = sender.send(Seen { backend: backend.clone(), report });
+    }
+}
+
+async fn check_exchange(snapshot: &Snapshot, exchange: &Exchange, seen: &mut UnboundedReceiver<Seen>) -> Result<(), String> {
+    let (port, listeners) = decide::listeners(snapshot, exchange)?;
+    let gateway = snapshot.gateways.iter().find(|(key, _)| {
+        exchange.gateway.as_ref().is_none_or(|name| format!("{}/{}", key.namespace, key.name) == *name)
+    });
+    let address = gateway.and_then(|(_, gateway)| gateway.addresses.first()).ok_or("the gateway has no address")?;
+    let address = socket(*address, port);
+    let tls = listeners.iter().any(|listener| listener.protocol == Protocol::Https);
+    match exchange.times {
+        Some(times) => check_shares(address, tls, exchange, times, seen).await,
+        None => {
+            let answer = client::send(address, tls, exchange).await?;
+            check_answer(exchange, &answer, seen).await
+        }
+    }
+}
+
+async fn check_answer(exchange: &Exchange, answer: &Answer, seen: &mut UnboundedReceiver<Seen>) -> Result<(), String> {
+    let expect = &exchange.expect;
+    let arrived = arrived(expect.mirrors.len(), expect.backend.is_some(), seen).await;
+    let tried: Vec<_> = arrived.iter().filter(|one| !expect.mirrors.contains(&name(&one.backend))).collect();
+
+    if exchange.grpc {
+        equal("grpc-status", expect.grpc_status, answer.grpc_status())?;
+        equal("status", Some(200), Some(answer.status))?;
+    } else {
+        equal("status", Some(exchange.status()), Some(answer.status))?;
+    }
+    if let Some(tries) = expect.tries {
+        equal("tries", Some(tries), Some(tried.len()))?;
+    }
+    if let Some(backend) = &expect.backend {
+        let last = tried.last().ok_or("no backend was asked")?;
+        equal("backend", Some(backend), Some(&name(&last.backend)))?;
+        if expect.backend_port.is_some() {
+            equal("backend port", expect.backend_port, Some(last.backend.port))?;
+        }
+        if expect.path.is_some() {
+            equal("path at the backend", expect.path.as_ref(), Some(&last.report.path))?;
+        }
+        if expect.host.is_some() {
+            equal("host at the backend", expect.host.as_ref(), Some(&last.report.host))?;
+        }
+        for (header, value) in &expect.headers {
+            equal(&format!("header {header} at the backend"), value.as_ref(), header_of(&last.report, header).as_ref())?;
+        }
+    }
+    for (header, value) in &expect.response {
+        let values: Vec<_> = answer.headers.get_all(header).iter().filter_map(|value| value.to_str().ok()).collect();
+        let joined = (!values.is_empty()).then(|| values.join(","));
+        equal(&format!("response header {header}"), value.as_ref(), joined.as_ref())?;
+    }
+    for mirror in &expect.mirrors {
+        if !arrived.iter().any(|one| name(&one.backend) == *mirror) {
+            return Err(format!("no copy came to {mirror}"));
+        }
+    }
+    if let Some(limit) = expect.within_ms
+        && answer.took > Duration::from_millis(limit)
+    {
+        return Err(format!("took {:?}, more than {limit} ms", answer.took));
+    }
+    Ok(())
+}
+
+/// What has come to the backends: all of it, and mirrored copies as far as they come in time.
+async fn arrived(mirrors: usize, backend: bool, seen: &mut UnboundedReceiver<Seen>) -> Vec<Seen> {
+    let wanted = mirrors + usize::from(backend);
+    let mut arrived = Vec::new();
+    while let Ok(one) = seen.try_recv() {
+        arrived.push(one);
+    }
+    let deadline = tokio::time::Instant::now() + MIRROR_PATIENCE;
+    while arrived.len() < wanted {
+        match tokio::time::timeout_at(deadline, seen.recv()).await {
+            Ok(Some(one)) => arrived.push(one),
+            _ => break,
+        }
+    }
+    arrived
+}
+
+async fn check_shares(
+    address: std::net::SocketAddr,
+    tls: bool,
+    exchange: &Exchange,
+    times: u32,
+    seen: &mut UnboundedReceiver<Seen>,
+) -> Result<(), String> {
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for _ in 0..times {
+        let answer = client::send(address, tls, exchange).await?;
+        let outcome = match (answer.status, answer.grpc_status()) {
+            (200, None | Some(0)) => continue,
+            (_, Some(status)) => format!("grpc-{status}"),
+            (status, None) => status.to_string(),
+        };
+        *counts.entry(outcome).or_default() += 1;
+    }
+    if !exchange.expect.mirror_shares.is_empty() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    while let Ok(one) = seen.try_recv() {
+        *counts.entry(name(&one.backend)).or_default() += 1;
+    }
+    let expected: Vec<_> = exchange.expect.shares.iter().chain(&exchange.expect.mirror_shares).collect();
+    for (outcome, share) in &expected {
+        let actual = f64::from(counts.remove(*outcome).unwrap_or_default()) / f64::from(times);
+        let tolerance = if **share == 0.0 || **share == 1.0 { 0.0 } else { 0.08_f64.max(**share / 4.0) };
+        if (actual - **share).abs() > tolerance {
+            return Err(format!("{outcome} has a share of {actual}, not {share}"));
+        }
+    }
+    if counts.is_empty() { Ok(()) } else { Err(format!("unexpected outcomes: {counts:?}")) }
+}
+
+fn equal<T: PartialEq + std::fmt::Debug>(what: &str, expected: Option<T>, actual: Option<T>) -> Result<(), String> {
+    if expected == actual { Ok(()) } else { Err(format!("{what}: expected {expected:?}, found {actual:?}")) }
+}
+
+fn name(key: &BackendKey) -> String {
+    format!("{}/{}", key.namespace, key.name)
+}
+
+fn header_of(report: &Report, name: &str) -> Option<String> {
+    let values = report.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, values)| values)?;
+    Some(values.join(","))
+}

@@ -1,0 +1,48 @@
+//! `./dev bench`: what a request costs.
+
+mod edge;
+
+use crate::fault::Fault;
+use crate::{process, workspace};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Real processes beside each other: this gateway, nginx, haproxy and Envoy.
+    Edge {
+        /// Flags of the benchmark.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
+    /// The match function at 10 to 100,000 routes, and translation of 10,000 HTTPRoutes.
+    Routes,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
+    match &arguments.what {
+        What::Edge { flags } => edge::run(flags),
+        What::Routes => {
+            process::run(&mut workspace::cargo(&[
+                "run",
+                "--release",
+                "--package",
+                "isthmus-routing",
+                "--example",
+                "bench_routes",
+            ]))?;
+            process::run(&mut workspace::cargo(&[
+                "run",
+                "--release",
+                "--package",
+                "isthmus-translate",
+                "--example",
+                "bench_translate",
+            ]))
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What the kernel knows of a process.
+
+use std::fs;
+
+use crate::fault::{Context as _, Fault};
+
+/// `USER_HZ`, which Linux promises to programs.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// CPU time of all its threads, in user and kernel mode.
+pub(super) fn cpu_seconds(id: u32) -> Result<f64, Fault> {
+    let path = format!("/proc/{id}/stat");
+    let stat = fs::read_to_string(&path).context(|| format!("reading {path}"))?;
+    ticks(&stat).map(|ticks| ticks as f64 / TICKS_PER_SECOND).ok_or_else(|| Fault::said(format!("{path} has another form")))
+}
+
+/// Resident memory in bytes, counted page by page: what `status` says is a guess.
+pub(super) fn rss(id: u32) -> Result<u64, Fault> {
+    let path = format!("/proc/{id}/smaps_rollup");
+    let rollup = fs::read_to_string(&path).context(|| format!("reading {path}"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| Fault::said(format!("{path} has another form")))
+}
+
+/// `utime + stime`, the 14th and 15th field. The second is the name in parentheses, which may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some(user + system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_found_behind_any_name() {
+        let rest = "S 1 2 3 0 -1 4194560 100 0 0 0 250 17 0 0 20 0 1 0 12345 1000 200";
+        for name in ["nginx", "a b", ") S 1 2 (", "a)b"] {
+            assert_eq!(ticks(&format!("42 ({name}) {rest}")), Some(267), "{name}");
+        }
+        assert_eq!(ticks("42 nginx"), None);
+    }
+
+    #[test]
+    fn this_process_uses_memory_and_time() {
+        assert!(rss(std::process::id()).expect("is there") > 100_000);
+        assert!(cpu_seconds(std::process::id()).expect("is there") >= 0.0);
+    }
+}
