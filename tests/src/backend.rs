@@ -81,12 +81,23 @@ pub async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Optio
     let mut body = Vec::new();
     if lower.contains("transfer-encoding: chunked") {
         loop {
-            if let Some(at) = find(buffer, b"0\r\n\r\n") {
-                body.extend(buffer.drain(..at + 5));
-                break;
+            while find(buffer, b"\r\n").is_none() {
+                if stream.read_buf(buffer).await.ok()? == 0 {
+                    return None;
+                }
             }
-            if stream.read_buf(buffer).await.ok()? == 0 {
-                return None;
+            let line = find(buffer, b"\r\n")?;
+            let size = usize::from_str_radix(std::str::from_utf8(&buffer[..line]).ok()?.trim(), 16).ok()?;
+            let end = line + 2 + size + 2;
+            while buffer.len() < end {
+                if stream.read_buf(buffer).await.ok()? == 0 {
+                    return None;
+                }
+            }
+            body.extend_from_slice(&buffer[line + 2..line + 2 + size]);
+            buffer.drain(..end);
+            if size == 0 {
+                break;
             }
         }
     } else if let Some(length) = lower.lines().find_map(|line| line.strip_prefix("content-length:")) {

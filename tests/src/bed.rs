@@ -68,8 +68,8 @@ pub fn own_address() -> IpAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
     let process = std::process::id();
-    let [high, low] = next.to_be_bytes();
-    IpAddr::V4(Ipv4Addr::new(127, 64 + (process % 128) as u8, ((process / 128) as u8).wrapping_add(high.wrapping_mul(31)), low.max(1)))
+    let (high, low) = ((next / 254) as u8, (next % 254) as u8 + 1);
+    IpAddr::V4(Ipv4Addr::new(127, 64 + (process % 128) as u8, ((process / 128) as u8).wrapping_add(high.wrapping_mul(31)), low))
 }
 
 /// Lets every listener open a port that needs no privilege, and tells where.

@@ -153,6 +153,8 @@ impl Raw {
 
     /// Reads once; 0 for the end or a reset.
     async fn more(&mut self) -> usize {
+        // Enough that what was sent in one write comes in one read.
+        self.pending.reserve(64 * 1024);
         self.stream.read_buf(&mut self.pending).await.unwrap_or(0)
     }
 

@@ -13,6 +13,8 @@ use crate::standalone::View;
 
 /// How many requests are shown.
 const REQUESTS: usize = 3;
+/// How many routes are looked at for them.
+const CANDIDATES: usize = 50;
 
 /// `curl` lines for the first routes in the order of the files, then the first weight.
 pub fn hints(view: &View, report: &Report) -> Vec<String> {
@@ -26,7 +28,8 @@ pub fn hints(view: &View, report: &Report) -> Vec<String> {
         })
         .collect();
     routes.sort_by(|a, b| order(a.1.as_ref()).cmp(&order(b.1.as_ref())));
-    let mut hints: Vec<String> = routes.iter().filter_map(|(key, ..)| request(view, report, key)).take(REQUESTS).collect();
+    let mut hints: Vec<String> =
+        routes.iter().take(CANDIDATES).filter_map(|(key, ..)| request(view, report, key)).take(REQUESTS).collect();
     let weight = routes.iter().find_map(|(_, place, landmark)| Some(Place { line: (*landmark)?, ..place.clone()? }));
     hints.extend(weight.map(|place| format!("now change this weight and save: {place}")));
     hints

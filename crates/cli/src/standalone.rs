@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isthmus_api::status::Statuses;
 use isthmus_api::{ObjectRef, Objects};
@@ -62,6 +62,8 @@ pub struct Standalone {
     addresses: Addresses,
     certificates: Certificates,
     echoes: BTreeMap<BackendKey, Echo>,
+    /// Echoes that are not wanted any more, since when: requests may still be on their way to them.
+    retired: Vec<(Instant, Echo)>,
     /// Listeners that the data plane could not open.
     unavailable: BTreeMap<(GatewayKey, String), String>,
     view: View,
@@ -93,6 +95,9 @@ pub struct View {
 /// How long a file may be between two writes of an editor before it is called broken.
 const HALF_WRITTEN: Duration = Duration::from_millis(15);
 
+/// How long an echo that is not wanted any more goes on answering.
+const RETIREMENT: Duration = Duration::from_secs(30);
+
 impl Standalone {
     /// Reads everything for the first time. Echo servers run in the current tokio runtime.
     ///
@@ -108,6 +113,7 @@ impl Standalone {
             addresses,
             certificates: Certificates::default(),
             echoes: BTreeMap::new(),
+            retired: Vec::new(),
             unavailable: BTreeMap::new(),
             view: View::of(Reading::default()),
         };
@@ -117,8 +123,9 @@ impl Standalone {
 
     /// Reads again what has changed, and says whether that makes a difference.
     pub async fn refresh(&mut self, change: &Change) -> bool {
+        let broken = self.folder.broken();
         let mut changed = self.folder.refresh(change);
-        if changed && self.folder.files().any(|(_, file)| file.fault.is_some()) {
+        if !self.folder.broken().is_subset(&broken) {
             tokio::time::sleep(HALF_WRITTEN).await;
             changed |= self.folder.refresh(change);
         }
@@ -142,11 +149,6 @@ impl Standalone {
     /// What follows from the folder now.
     pub fn view(&self) -> &View {
         &self.view
-    }
-
-    /// The roots that were asked for.
-    pub fn roots(&self) -> &[PathBuf] {
-        self.folder.roots()
     }
 
     async fn build(&mut self) {
@@ -196,7 +198,9 @@ impl Standalone {
     /// Starts the echoes that are wanted, stops the others, and leads the Services to them.
     async fn echo(&mut self, view: &mut View) {
         let wanted = endpoints::wanted(&view.objects);
-        self.echoes.retain(|key, _| wanted.contains(key));
+        self.retired.retain(|(since, _)| since.elapsed() < RETIREMENT);
+        let unwanted: Vec<_> = self.echoes.keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        self.retired.extend(unwanted.iter().filter_map(|key| Some((Instant::now(), self.echoes.remove(key)?))));
         for key in wanted {
             if self.echoes.contains_key(&key) {
                 continue;

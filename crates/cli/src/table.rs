@@ -2,6 +2,9 @@
 
 mod rules;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
 use isthmus_dataplane::{ListenerReport, Report};
 use isthmus_routing::{GatewayKey, Listener, Protocol};
 
@@ -114,15 +117,13 @@ fn section(lines: &mut Vec<Line>, title: &str, more: usize, rows: Vec<Line>) {
 fn listeners(view: &View, report: &Report) -> Vec<Line> {
     let mut rows = Vec::new();
     let mut styles = Vec::new();
+    let found: BTreeMap<_, _> =
+        report.listeners.iter().map(|found| ((&found.gateway, found.name.as_str(), found.address), found)).collect();
     for (key, gateway) in &view.snapshot.gateways {
         for listener in &gateway.listeners {
             for address in &gateway.addresses {
-                let socket = std::net::SocketAddr::new(*address, listener.socket_port());
-                let found = report
-                    .listeners
-                    .iter()
-                    .find(|found| found.gateway == *key && found.name == listener.name && found.address == socket);
-                let (style, state) = state(found);
+                let socket = SocketAddr::new(*address, listener.socket_port());
+                let (style, state) = state(found.get(&(key, listener.name.as_str(), socket)).copied());
                 rows.push(row(key, listener, socket, &state));
                 styles.push(style);
             }
@@ -134,7 +135,7 @@ fn listeners(view: &View, report: &Report) -> Vec<Line> {
     styles.into_iter().zip(columns(&rows)).map(|(style, text)| Line { style, text }).collect()
 }
 
-fn row(key: &GatewayKey, listener: &Listener, socket: std::net::SocketAddr, state: &str) -> Vec<String> {
+fn row(key: &GatewayKey, listener: &Listener, socket: SocketAddr, state: &str) -> Vec<String> {
     let scheme = match listener.protocol {
         Protocol::Http => "http",
         Protocol::Https => "https",

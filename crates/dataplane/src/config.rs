@@ -96,12 +96,7 @@ impl Sources<'_> {
     }
 }
 
-fn compile_gateway(
-    key: &GatewayKey,
-    gateway: &Gateway,
-    ports: &mut BTreeMap<SocketAddr, Arc<Port>>,
-    sources: &Sources<'_>,
-) {
+fn compile_gateway(key: &GatewayKey, gateway: &Gateway, ports: &mut BTreeMap<SocketAddr, Arc<Port>>, sources: &Sources<'_>) {
     let Some(first) = gateway.addresses.first() else { return };
     let mut numbers: Vec<_> = gateway.listeners.iter().map(Listener::socket_port).collect();
     numbers.sort_unstable();

@@ -108,11 +108,22 @@ impl ProxyHttp for Proxy {
         attempt::answer(session, ctx, response)
     }
 
-    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut RequestContext) -> Result<()> {
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
         response::pass(session, ctx, response)
     }
 
-    fn fail_to_connect(&self, session: &mut Session, _peer: &HttpPeer, ctx: &mut RequestContext, error: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut RequestContext,
+        error: Box<Error>,
+    ) -> Box<Error> {
         attempt::not_connected(session, ctx, error)
     }
 
@@ -129,6 +140,7 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestContext) -> FailToProxy {
         ctx.give_back(session);
+        ctx.in_flight = None;
         fail(session, ctx, &Failure::of(error, ctx)).await;
         FailToProxy { error_code: answered(session).map_or(0, |status| status.as_u16()), can_reuse_downstream: false }
     }

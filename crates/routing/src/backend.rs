@@ -64,7 +64,8 @@ pub enum Target {
     Backend(BackendKey),
     /// Nothing that may be used. Its share is answered with 500:
     ///
-    /// > If a Backend is invalid, 500 status codes MUST be returned for requests that would have otherwise been routed to an invalid backend.
+    /// > When a HTTPBackendRef is invalid, 500 status codes MUST be returned for
+    /// > requests that would have otherwise been routed to an invalid backend.
     Invalid,
 }
 

@@ -1,4 +1,4 @@
-//! Bodies, `Expect`, pipelining and half-closed connections.
+//! Bodies, `Expect`, pipelining and clients that go away.
 
 use std::time::Duration;
 
@@ -36,14 +36,28 @@ async fn pipelined() {
     }
 }
 
-/// A client that has nothing more to send still gets its response.
+/// A client that goes away takes its request with it, as users of nginx and Envoy expect: the backend's connection ends, so that nobody
+/// works for nobody. (To TCP a client that only ends its sending half looks the same; it gets no response either.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_closed_client() {
-    let (_bed, address) = before(mirror_text().await).await;
+async fn client_that_goes_away() {
+    let (noticed, mut notices) = tokio::sync::mpsc::unbounded_channel();
+    let waits = backend(move |mut stream| {
+        let noticed = noticed.clone();
+        async move {
+            let mut buffer = Vec::new();
+            read_request(&mut stream, &mut buffer).await;
+            let ended = read_request(&mut stream, &mut buffer).await.is_none();
+            let _ = noticed.send(ended);
+        }
+    })
+    .await;
+    let (_bed, address) = before(waits).await;
     let mut client = Raw::connect(address).await;
-    client.send("GET /half HTTP/1.1\r\nhost: a\r\n\r\n").await;
-    client.finish().await;
-    assert_eq!(client.response().await.expect("a response").status, 200);
+    client.send("GET /long HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    drop(client);
+    let ended = tokio::time::timeout(Duration::from_secs(5), notices.recv()).await.expect("the backend is told");
+    assert_eq!(ended, Some(true));
 }
 
 /// Chunks arrive whole, whatever their borders, and so do trailers' neighbours.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, StreamBody, Full};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -39,9 +39,13 @@ async fn grpc_echo(connections: Arc<AtomicUsize>, delay: Duration) -> std::net::
                     let _ = sender.send(Ok(Frame::trailers(trailers))).await;
                 });
                 let body = StreamBody::new(ReceiverStream(receiver));
-                Ok::<_, std::convert::Infallible>(http::Response::builder().header("content-type", "application/grpc").body(body).expect("a response"))
+                Ok::<_, std::convert::Infallible>(
+                    http::Response::builder().header("content-type", "application/grpc").body(body).expect("a response"),
+                )
             });
-            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         }
     })
     .await
@@ -71,18 +75,26 @@ async fn bidirectional_stream() {
     let target = grpc_echo(Arc::default(), Duration::ZERO).await;
     let (_bed, address) = serve(short(), |address| leads_to(address, &[target], BackendProtocol::Http)).await;
     let stream = TcpStream::connect(address).await.expect("accepted");
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
     tokio::spawn(connection);
     let (messages, receiver) = mpsc::channel(8);
-    let response = tokio::time::timeout(Duration::from_secs(5), sender.send_request(grpc_request(StreamBody::new(ReceiverStream(receiver)))))
-        .await
-        .expect("the response header comes before the request ends")
-        .expect("a response");
+    let response = tokio::time::timeout(
+        Duration::from_secs(5),
+        sender.send_request(grpc_request(StreamBody::new(ReceiverStream(receiver)))),
+    )
+    .await
+    .expect("the response header comes before the request ends")
+    .expect("a response");
     assert_eq!(response.status(), 200);
     let mut body = response.into_body();
     for n in 0..5 {
         messages.send(Ok(Frame::data(Bytes::from(format!("message {n}"))))).await.expect("the request is open");
-        let frame = tokio::time::timeout(Duration::from_secs(5), body.frame()).await.expect("in time").expect("a frame").expect("no error");
+        let frame = tokio::time::timeout(Duration::from_secs(5), body.frame())
+            .await
+            .expect("in time")
+            .expect("a frame")
+            .expect("no error");
         assert_eq!(frame.into_data().expect("data"), format!("message {n}"));
     }
     drop(messages);
@@ -95,28 +107,28 @@ async fn bidirectional_stream() {
     assert_eq!(status.expect("trailers"), "0");
 }
 
-/// Calls at the same time share connections to the backend.
+/// Calls at the same time share connections to the backend, once there is one. (A burst that finds none opens several: Pingora does
+/// not let calls wait for a connection that another one is making.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_share_connections() {
     let connections = Arc::new(AtomicUsize::new(0));
     let target = grpc_echo(connections.clone(), Duration::from_millis(200)).await;
     let (_bed, address) = serve(short(), |address| leads_to(address, &[target], BackendProtocol::H2c)).await;
     let stream = TcpStream::connect(address).await.expect("accepted");
-    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
     tokio::spawn(connection);
-    let mut calls = Vec::new();
-    for _ in 0..60 {
-        let mut sender = sender.clone();
-        calls.push(tokio::spawn(async move {
-            let response = sender.send_request(grpc_request(Full::new(Bytes::from_static(b"hi")))).await.expect("a response");
-            response.into_body().collect().await.expect("a body").trailers().and_then(|trailers| trailers.get("grpc-status").cloned())
-        }));
-    }
+    let call = |mut sender: hyper::client::conn::http2::SendRequest<Full<Bytes>>| async move {
+        let response = sender.send_request(grpc_request(Full::new(Bytes::from_static(b"hi")))).await.expect("a response");
+        response.into_body().collect().await.expect("a body").trailers().and_then(|trailers| trailers.get("grpc-status").cloned())
+    };
+    assert_eq!(call(sender.clone()).await.expect("trailers"), "0");
+    let calls: Vec<_> = (0..60).map(|_| tokio::spawn(call(sender.clone()))).collect();
     for call in calls {
         assert_eq!(call.await.expect("no panic").expect("trailers"), "0");
     }
     let used = connections.load(Ordering::SeqCst);
-    assert!(used <= 30, "60 calls took {used} connections");
+    assert!(used <= 20, "60 calls at once took {used} connections");
 }
 
 /// Request trailers are not forwarded (a limit of Pingora), and the call is answered all the same.
@@ -125,7 +137,8 @@ async fn request_trailers() {
     let target = grpc_echo(Arc::default(), Duration::ZERO).await;
     let (_bed, address) = serve(short(), |address| leads_to(address, &[target], BackendProtocol::H2c)).await;
     let stream = TcpStream::connect(address).await.expect("accepted");
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
     tokio::spawn(connection);
     let (messages, receiver) = mpsc::channel(8);
     messages.send(Ok(Frame::data(Bytes::from_static(b"hello")))).await.expect("room");
@@ -134,7 +147,8 @@ async fn request_trailers() {
     messages.send(Ok(Frame::trailers(trailers))).await.expect("room");
     drop(messages);
     let response = sender.send_request(grpc_request(StreamBody::new(ReceiverStream(receiver)))).await.expect("a response");
-    let body = tokio::time::timeout(Duration::from_secs(5), response.into_body().collect()).await.expect("in time").expect("a body");
+    let body =
+        tokio::time::timeout(Duration::from_secs(5), response.into_body().collect()).await.expect("in time").expect("a body");
     assert_eq!(body.to_bytes(), "hello");
 }
 
@@ -188,8 +202,14 @@ async fn floods() {
         ("settings", (0..3000).flat_map(|_| frame(4, 0, 0, &[0, 4, 0, 0, 255, 255])).collect()),
         ("ping", (0..3000).flat_map(|_| frame(6, 0, 0, &[0; 8])).collect()),
         ("priority", (0..3000_u32).flat_map(|n| frame(2, 0, n * 2 + 1, &[0, 0, 0, 0, 1])).collect()),
-        ("continuation", [headers(1, false), (0..3000).flat_map(|_| frame(9, 0, 1, &[0x00, 1, b'x', 1, b'y'])).collect()].concat()),
-        ("zero window updates", (0..300_u32).flat_map(|n| [headers(n * 2 + 1, true), frame(8, 0, n * 2 + 1, &[0; 4])].concat()).collect()),
+        (
+            "continuation",
+            [headers(1, false), (0..3000).flat_map(|_| frame(9, 0, 1, &[0x00, 1, b'x', 1, b'y'])).collect()].concat(),
+        ),
+        (
+            "zero window updates",
+            (0..300_u32).flat_map(|n| [headers(n * 2 + 1, true), frame(8, 0, n * 2 + 1, &[0; 4])].concat()).collect(),
+        ),
     ];
     let mut neighbour = Raw::connect(address).await;
     for (name, bytes) in attacks {

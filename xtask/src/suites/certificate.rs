@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::fault::Fault;
@@ -28,6 +29,8 @@ pub(crate) struct Issued {
 impl Authority {
     pub(crate) fn new() -> Result<Self, Fault> {
         let mut params = CertificateParams::new(Vec::new()).map_err(fault)?;
+        // Issuer and subject of a leaf must differ, or OpenSSL takes it for self-signed.
+        params.distinguished_name.push(DnType::CommonName, "the authority of one run");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().map_err(fault)?;
         let certificate = params.self_signed(&key).map_err(fault)?;
@@ -57,7 +60,10 @@ impl Authority {
         roots.add(self.certificate.der().clone()).map_err(fault)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(fault)?;
-        Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        // A resumed session would show the certificate of the first one.
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config))
     }
 }
 

@@ -21,8 +21,8 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome, Fault> {
         let said = String::from_utf8_lossy(&output.context(|| "starting h2spec".to_owned())?.stdout).into_owned();
         let (total, passed, skipped) = summary(&said).unwrap_or_default();
         outcome.passed += passed;
-        outcome.failed.extend(failures(&said).map(|failure| format!("{name}: {failure}")));
-        if total != CASES || passed + skipped != CASES && outcome.failed.is_empty() {
+        outcome.failed.extend(failures(&said).into_iter().map(|failure| format!("{name}: {failure}")));
+        if total != CASES || (passed + skipped != CASES && outcome.failed.is_empty()) {
             outcome
                 .failed
                 .push(format!("{name}: {passed} passed and {skipped} skipped of {total}, wanted {CASES} cases:\n{said}"));
@@ -44,10 +44,19 @@ fn summary(said: &str) -> Option<(usize, usize, usize)> {
     Some((numbers.next()??, numbers.next()??, numbers.next()??))
 }
 
-/// The lines that mark a failed case, each once: h2spec repeats them at the end.
-fn failures(said: &str) -> impl Iterator<Item = &str> {
-    let upto = said.find("Failures:").unwrap_or(said.len());
-    said[..upto].lines().map(str::trim).filter(|line| line.starts_with('×'))
+/// The failed cases, each with what was expected of it: h2spec gathers them at the end.
+fn failures(said: &str) -> Vec<String> {
+    let mut failures: Vec<String> = Vec::new();
+    for line in said.split_once("Failures:").map_or("", |(_, rest)| rest).lines().map(str::trim) {
+        match failures.last_mut() {
+            _ if line.starts_with('×') => failures.push(line.to_owned()),
+            Some(last) if ["->", "Expected:", "Actual:"].iter().any(|start| line.starts_with(start)) => {
+                *last = format!("{last} {line}")
+            }
+            _ => {}
+        }
+    }
+    failures
 }
 
 #[cfg(test)]
@@ -62,7 +71,7 @@ mod tests {
 
     #[test]
     fn failures_are_counted_once() {
-        let said = "  ✔ 1: fine\n  × 2: Sends x\n\nFailures:\n  × 2: Sends x\n";
-        assert_eq!(failures(said).collect::<Vec<_>>(), ["× 2: Sends x"]);
+        let said = "  1: x  ✔ 1: fine\n  2: Sends x × 2: Sends x\n\nFailures:\n\n3. Starting\n  × 2: Sends x\n   -> It MUST\n   Actual: no\n\nFinished\n";
+        assert_eq!(failures(said), ["× 2: Sends x -> It MUST Actual: no"]);
     }
 }

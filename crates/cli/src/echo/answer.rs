@@ -34,7 +34,7 @@ pub(super) async fn answer(faults: &Faults, report: &Report, parts: &Parts, body
     }
     if path.starts_with("/retry/") {
         match faults.next(&query) {
-            Err(refusal) => return Ok(refusal),
+            Err(refusal) => return Ok(refuse(&refusal)),
             Ok(Some(fault)) => {
                 tokio::time::sleep(fault.delay).await;
                 return fault.code.map(empty).ok_or(Cut);
@@ -44,7 +44,7 @@ pub(super) async fn answer(faults: &Faults, report: &Report, parts: &Parts, body
     }
     match query.duration("delay") {
         Ok(delay) => tokio::time::sleep(delay).await,
-        Err(refusal) => return Ok(refusal),
+        Err(refusal) => return Ok(refuse(&refusal)),
     }
     Ok(reported(report, &parts.headers))
 }
@@ -64,8 +64,12 @@ fn empty(code: StatusCode) -> Response<Body> {
     response
 }
 
-fn refuse(message: &str) -> Response<Body> {
-    text(StatusCode::BAD_REQUEST, "application/json", serde_json::json!({ "message": message }).to_string())
+/// What a request asks for that cannot be done.
+#[derive(Debug, PartialEq, Eq)]
+struct Refusal(String);
+
+fn refuse(refusal: &Refusal) -> Response<Body> {
+    text(StatusCode::BAD_REQUEST, "application/json", serde_json::json!({ "message": refusal.0 }).to_string())
 }
 
 fn reported(report: &Report, request: &HeaderMap) -> Response<Body> {
@@ -105,10 +109,12 @@ struct Fault {
 
 impl Faults {
     /// How the next request of a `uuid` fails, or that it does not.
-    fn next(&self, query: &Query) -> Result<Option<Fault>, Response<Body>> {
-        let uuid = query.get("uuid").ok_or_else(|| refuse("uuid is required"))?;
-        let wanted: u32 =
-            query.get("succeedAfter").and_then(|n| n.parse().ok()).ok_or_else(|| refuse("succeedAfter is required"))?;
+    fn next(&self, query: &Query) -> Result<Option<Fault>, Refusal> {
+        let uuid = query.get("uuid").ok_or_else(|| Refusal("uuid is required".to_owned()))?;
+        let wanted: u32 = query
+            .get("succeedAfter")
+            .and_then(|n| n.parse().ok())
+            .ok_or_else(|| Refusal("succeedAfter is required".to_owned()))?;
         let delay = query.duration("delayRetry")?;
         let code = query.get("responseCode").and_then(|code| StatusCode::from_u16(code.parse().ok()?).ok());
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,10 +141,10 @@ impl<'a> Query<'a> {
         self.0.iter().find(|(key, value)| *key == name && !value.is_empty()).map(|(_, value)| *value)
     }
 
-    fn duration(&self, name: &str) -> Result<Duration, Response<Body>> {
+    fn duration(&self, name: &str) -> Result<Duration, Refusal> {
         match self.get(name) {
             None => Ok(Duration::ZERO),
-            Some(text) => duration(text).ok_or_else(|| refuse(&format!("{name}={text}: not a duration like 500ms or 1.5s"))),
+            Some(text) => duration(text).ok_or_else(|| Refusal(format!("{name}={text}: not a duration like 500ms or 1.5s"))),
         }
     }
 }
@@ -197,7 +203,7 @@ mod tests {
         let faults = Faults::default();
         let ask = |query: &str| {
             let request = http::Request::get(format!("/retry/x?{query}")).body(()).unwrap().into_parts().0;
-            faults.next(&Query::of(&request)).map_err(|refusal| refusal.status())
+            faults.next(&Query::of(&request)).map_err(drop)
         };
         let cut = Fault { delay: Duration::from_millis(100), code: None };
         let code = Fault { delay: Duration::ZERO, code: Some(StatusCode::SERVICE_UNAVAILABLE) };
@@ -206,7 +212,7 @@ mod tests {
         assert_eq!(ask("uuid=a&succeedAfter=2"), Ok(None));
         assert_eq!(ask("uuid=b&succeedAfter=0"), Ok(None), "each uuid counts for itself");
         for bad in ["succeedAfter=1", "uuid=c", "uuid=c&succeedAfter=x", "uuid=c&succeedAfter=1&delayRetry=soon"] {
-            assert_eq!(ask(bad), Err(StatusCode::BAD_REQUEST), "{bad}");
+            assert_eq!(ask(bad), Err(()), "{bad}");
         }
     }
 

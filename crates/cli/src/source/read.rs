@@ -120,9 +120,9 @@ impl Folder {
         self.files.iter().map(|((_, path), file)| (path.as_path(), file))
     }
 
-    /// What was asked for.
-    pub fn roots(&self) -> &[PathBuf] {
-        &self.roots
+    /// The files that could not be read the last time.
+    pub fn broken(&self) -> BTreeSet<PathBuf> {
+        self.files().filter(|(_, file)| file.fault.is_some()).map(|(path, _)| path.to_owned()).collect()
     }
 
     fn list(&self) -> BTreeSet<(usize, PathBuf)> {

@@ -177,7 +177,7 @@ fn backends(view: &View, route: &RouteKey, rule: &Rule, names: &[String]) -> Str
 /// Without a fraction that says nothing.
 fn percent(part: u64, whole: u64) -> String {
     let tenths = (part * 1000 + whole / 2) / whole;
-    if tenths % 10 == 0 { (tenths / 10).to_string() } else { format!("{}.{}", tenths / 10, tenths % 10) }
+    if tenths.is_multiple_of(10) { (tenths / 10).to_string() } else { format!("{}.{}", tenths / 10, tenths % 10) }
 }
 
 #[cfg(test)]

@@ -33,12 +33,7 @@ pub(crate) struct InFlight(Arc<EndpointState>);
 
 impl EndpointState {
     pub(super) fn new(address: SocketAddr) -> Arc<Self> {
-        Arc::new(Self {
-            address,
-            in_flight: AtomicUsize::new(0),
-            h1: peer(address, Wire::H1),
-            h2: peer(address, Wire::H2),
-        })
+        Arc::new(Self { address, in_flight: AtomicUsize::new(0), h1: peer(address, Wire::H1), h2: peer(address, Wire::H2) })
     }
 
     /// Where it listens.

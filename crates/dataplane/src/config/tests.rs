@@ -61,16 +61,13 @@ fn snapshot() -> Snapshot {
     };
     let route = |backend| Arc::new(Route { created: 0, rules: vec![rule(backend)] });
     let backend = |port| {
-        let endpoints = vec![Endpoint { address: ([10, 0, 0, 1], port).into() }, Endpoint { address: ([10, 0, 0, 2], port).into() }];
+        let endpoints =
+            vec![Endpoint { address: ([10, 0, 0, 1], port).into() }, Endpoint { address: ([10, 0, 0, 2], port).into() }];
         Arc::new(Backend { endpoints, ..Backend::default() })
     };
     Snapshot {
         gateways: [(key("Gateway/a/edge"), Arc::new(gateway))].into(),
-        routes: [
-            (key("HTTPRoute/a/one"), route("Service/a/one:80")),
-            (key("HTTPRoute/a/two"), route("Service/a/two:80")),
-        ]
-        .into(),
+        routes: [(key("HTTPRoute/a/one"), route("Service/a/one:80")), (key("HTTPRoute/a/two"), route("Service/a/two:80"))].into(),
         backends: [(key("Service/a/one:80"), backend(1)), (key("Service/a/two:80"), backend(2))].into(),
         certificates: [].into(),
     }

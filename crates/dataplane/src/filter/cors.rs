@@ -60,7 +60,9 @@ mod tests {
             (header::VARY, HeaderValue::from_static("origin")),
             (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("https://a.example")),
         ];
-        for (vary, expected) in [(None, vec!["origin"]), (Some("Accept, ORIGIN"), vec!["Accept, ORIGIN"]), (Some("accept"), vec!["accept", "origin"])] {
+        for (vary, expected) in
+            [(None, vec!["origin"]), (Some("Accept, ORIGIN"), vec!["Accept, ORIGIN"]), (Some("accept"), vec!["accept", "origin"])]
+        {
             let mut response = ResponseHeader::build(200, None).expect("a response");
             response.insert_header("Access-Control-Allow-Origin", "*").expect("a header");
             response.insert_header("Access-Control-Allow-Credentials", "true").expect("a header");
@@ -92,6 +94,9 @@ mod tests {
         assert_eq!(preflight(&cors, &http::Method::GET, &headers), None);
         let answer = preflight(&cors, &http::Method::OPTIONS, &headers).expect("a preflight");
         assert!(answer.contains(&(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("PUT"))), "{answer:?}");
-        assert!(actual(&cors, &headers).contains(&(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("https://a.example"))));
+        assert!(
+            actual(&cors, &headers)
+                .contains(&(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("https://a.example")))
+        );
     }
 }

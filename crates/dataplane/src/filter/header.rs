@@ -43,7 +43,8 @@ mod tests {
         };
         let mut request = RequestHeader::build("GET", b"/", None).expect("a request");
         let mut response = ResponseHeader::build(200, None).expect("a response");
-        for (name, value) in [("X-Set", "old"), ("X-Set", "older"), ("X-Add", "first"), ("X-Remove", "gone"), ("X-Keep", "kept")] {
+        for (name, value) in [("X-Set", "old"), ("X-Set", "older"), ("X-Add", "first"), ("X-Remove", "gone"), ("X-Keep", "kept")]
+        {
             request.append_header(name, value).expect("a header");
             response.append_header(name, value).expect("a header");
         }
@@ -53,7 +54,8 @@ mod tests {
             (&request.headers, wire(|buf| request.header_to_h1_wire(buf))),
             (&response.headers, wire(|buf| response.header_to_h1_wire(buf))),
         ] {
-            let mut lines: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
+            let mut lines: Vec<_> =
+                headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
             lines.sort_unstable();
             assert_eq!(lines, ["x-add: first", "x-add: second", "x-keep: kept", "x-set: new"]);
             assert_eq!(wire.to_lowercase().lines().count(), 4, "{wire}");

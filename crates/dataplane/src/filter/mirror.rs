@@ -69,13 +69,7 @@ impl Mirrors {
     }
 
     /// Sends a copy to an endpoint; with a body, what [`Copies::push`] gets follows.
-    pub(crate) fn send(
-        self: &Arc<Self>,
-        endpoint: InFlight,
-        wire: Wire,
-        request: RequestHeader,
-        copies: Option<&mut Copies>,
-    ) {
+    pub(crate) fn send(self: &Arc<Self>, endpoint: InFlight, wire: Wire, request: RequestHeader, copies: Option<&mut Copies>) {
         let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             tracing::debug!(endpoint = %endpoint.address(), "too many mirrored requests are under way, this one is not sent");
             return;
@@ -196,7 +190,9 @@ mod tests {
     #[test]
     fn a_share_is_mirrored_exactly_and_an_invalid_target_gets_none() {
         let target = Target::Backend("Service/a/b:80".parse().expect("a key"));
-        for (numerator, denominator, requests, copied) in [(20, 100, 500, 100..=100), (1, 2, 9, 4..=5), (0, 100, 200, 0..=0), (1, 1, 7, 7..=7)] {
+        for (numerator, denominator, requests, copied) in
+            [(20, 100, 500, 100..=100), (1, 2, 9, 4..=5), (0, 100, 200, 0..=0), (1, 1, 7, 7..=7)]
+        {
             let rule = MirrorRule::compile(Mirror { target: target.clone(), numerator, denominator });
             assert!(copied.contains(&(0..requests).filter(|_| rule.draw().is_some()).count()), "{numerator}/{denominator}");
         }

@@ -47,7 +47,12 @@ mod tests {
         for (redirect, https, port, expected) in [
             (redirect.clone(), false, 80, (302, "http://shop.example/a/b?c=d")),
             (redirect.clone(), true, 8443, (302, "https://shop.example:8443/a/b?c=d")),
-            (Redirect { scheme: Some(Scheme::Https), status: 301, ..redirect.clone() }, false, 80, (301, "https://shop.example/a/b?c=d")),
+            (
+                Redirect { scheme: Some(Scheme::Https), status: 301, ..redirect.clone() },
+                false,
+                80,
+                (301, "https://shop.example/a/b?c=d"),
+            ),
             (Redirect { path, ..redirect.clone() }, false, 80, (302, "http://shop.example/x/b?c=d")),
         ] {
             let arrival = Arrival { https, host: "shop.example", port, prefix: Some(2) };

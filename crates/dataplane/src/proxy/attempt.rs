@@ -90,6 +90,10 @@ pub(super) fn failed(session: &ServerSession, ctx: &mut RequestContext, mut erro
 pub(super) fn answer(session: &ServerSession, ctx: &mut RequestContext, response: &ResponseHeader) -> Result<()> {
     let status = response.status;
     if status == http::StatusCode::SWITCHING_PROTOCOLS {
+        if !ctx.asks_for_upgrade() {
+            let fault = "the endpoint switched protocols, which nobody had asked for";
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, fault).into_up());
+        }
         ctx.deadlines.lift();
     } else if status.is_informational() {
         return Ok(());

@@ -67,6 +67,11 @@ impl RequestContext {
         self.grpc = grpc::is_grpc(&request.method, &request.headers);
     }
 
+    /// Whether an endpoint may switch protocols: only if the client has asked for it.
+    pub(super) fn asks_for_upgrade(&self) -> bool {
+        self.destination.as_ref().is_some_and(|destination| destination.manner == Manner::Upgrade)
+    }
+
     /// Notes what went wrong.
     pub(super) fn flag(&mut self, flags: Flags) {
         if let Some(record) = &mut self.record {

@@ -44,7 +44,9 @@ fn explain(source: &ErrorSource, etype: &ErrorType, late: bool) -> Failure {
         (_, E::HTTPStatus(503)) => answer(503, Flags::NO_HEALTHY_UPSTREAM, "the backend has no endpoint that could be asked"),
         (_, E::HTTPStatus(code)) => answer(*code, Flags::default(), "the request cannot be served"),
 
-        (ErrorSource::Downstream, E::ReadTimedout) => answer(408, Flags::STREAM_IDLE, "the request's body stood still for too long"),
+        (ErrorSource::Downstream, E::ReadTimedout) => {
+            answer(408, Flags::STREAM_IDLE, "the request's body stood still for too long")
+        }
         (ErrorSource::Downstream, E::WriteTimedout) => Failure::Gone(Flags::STREAM_IDLE),
         (ErrorSource::Downstream, E::H2Error) => Failure::Gone(Flags::DOWNSTREAM_RESET),
         (ErrorSource::Downstream, E::ConnectionClosed | E::ReadError | E::WriteError | E::ConnectError) => {
@@ -78,7 +80,9 @@ fn explain(source: &ErrorSource, etype: &ErrorType, late: bool) -> Failure {
             answer(502, Flags::UPSTREAM_CLOSED, "the backend closed the connection before its response was complete")
         }
 
-        (ErrorSource::Internal | ErrorSource::Unset, _) => answer(500, Flags::default(), "the request could not be processed here"),
+        (ErrorSource::Internal | ErrorSource::Unset, _) => {
+            answer(500, Flags::default(), "the request could not be processed here")
+        }
     }
 }
 

@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn claims_of_clients_are_dropped_in_every_spelling() {
-        let kept = ["accept", "x-forward", "x-requested-with", "proxy-authorization", "x-realm", "forwarded-by", "x-api-key", "x"];
+        let kept =
+            ["accept", "x-forward", "x-requested-with", "proxy-authorization", "x-realm", "forwarded-by", "x-api-key", "x"];
         let dropped = [
             "x-forwarded-for",
             "X-Forwarded-Client-Cert",
@@ -195,13 +196,9 @@ mod tests {
 
     #[test]
     fn a_request_id_is_kept_if_it_is_fit_and_else_made() {
-        for (sent, kept) in [
-            (Some("abc-123"), true),
-            (Some(""), false),
-            (Some("a b"), false),
-            (Some(&*"x".repeat(129)), false),
-            (None, false),
-        ] {
+        for (sent, kept) in
+            [(Some("abc-123"), true), (Some(""), false), (Some("a b"), false), (Some(&*"x".repeat(129)), false), (None, false)]
+        {
             let mut request = RequestHeader::build("GET", b"/", None).expect("a request");
             if let Some(sent) = sent {
                 request.insert_header(REQUEST_ID, sent).expect("a header");

@@ -51,7 +51,8 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         if matches!(value.as_bytes(), b"keep-alive" | b"close" | b"Keep-Alive" | b"Upgrade") {
             continue;
         }
-        let parsed = value.as_bytes().split(|byte| *byte == b',').filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+        let parsed =
+            value.as_bytes().split(|byte| *byte == b',').filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
         let ends_here = |name: &HeaderName| {
             ![header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION, header::UPGRADE, header::HOST].contains(name)
         };
@@ -96,7 +97,9 @@ mod tests {
     #[test]
     fn a_mirrored_request_is_stripped_of_its_hop() {
         let mut request = RequestHeader::build("GET", b"/", None).expect("a request");
-        for (name, value) in [("Connection", "Upgrade, x-hop"), ("Upgrade", "websocket"), ("X-Hop", "1"), ("TE", "gzip"), ("Host", "a")] {
+        for (name, value) in
+            [("Connection", "Upgrade, x-hop"), ("Upgrade", "websocket"), ("X-Hop", "1"), ("TE", "gzip"), ("Host", "a")]
+        {
             request.append_header(name, value).expect("a header");
         }
         strip_request(&mut request);

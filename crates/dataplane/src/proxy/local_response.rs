@@ -122,12 +122,7 @@ pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-messag
 ///
 /// # Errors
 /// When the client cannot be written to.
-pub(super) async fn send(
-    session: &mut ServerSession,
-    ctx: &mut RequestContext,
-    reply: &Reply,
-    reusable: bool,
-) -> Result<()> {
+pub(super) async fn send(session: &mut ServerSession, ctx: &mut RequestContext, reply: &Reply, reusable: bool) -> Result<()> {
     ctx.flag(reply.flags);
     let request = session.req_header();
     let (is_head, version) = (request.method == Method::HEAD, request.version);

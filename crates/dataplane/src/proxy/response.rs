@@ -1,6 +1,7 @@
 //! What a client is sent.
 
-use http::StatusCode;
+use http::header::TRANSFER_ENCODING;
+use http::{StatusCode, Version};
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
@@ -15,6 +16,7 @@ pub(super) fn pass(session: &mut ServerSession, ctx: &RequestContext, response: 
         return Ok(());
     }
     hop::strip_response(response);
+    speak_to(session.req_header().version, response);
     decorate(response, ctx)?;
     if ctx.is_ending() {
         match &ctx.loan {
@@ -23,6 +25,17 @@ pub(super) fn pass(session: &mut ServerSession, ctx: &RequestContext, response: 
         }
     }
     Ok(())
+}
+
+/// The version is this proxy's, not the endpoint's (RFC 9110, 2.5). And HTTP/1.0 has no chunks: a body of unknown length ends with the
+/// connection there.
+fn speak_to(client: Version, response: &mut ResponseHeader) {
+    if client != Version::HTTP_2 {
+        response.set_version(Version::HTTP_11);
+    }
+    if client == Version::HTTP_10 {
+        response.remove_header(&TRANSFER_ENCODING);
+    }
 }
 
 /// What filters do to a response, whoever made it. The backendRef's go first, so that the rule has the last word.
@@ -37,4 +50,25 @@ pub(super) fn decorate(response: &mut ResponseHeader, ctx: &RequestContext) -> R
         cors::grant(response, granted)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_have_our_version_and_no_chunks_for_old_clients() {
+        for (client, endpoint, version, chunked) in [
+            (Version::HTTP_11, Version::HTTP_10, Version::HTTP_11, true),
+            (Version::HTTP_11, Version::HTTP_11, Version::HTTP_11, true),
+            (Version::HTTP_10, Version::HTTP_11, Version::HTTP_11, false),
+            (Version::HTTP_2, Version::HTTP_2, Version::HTTP_2, true),
+        ] {
+            let mut response = ResponseHeader::build(200, None).expect("a response");
+            response.set_version(endpoint);
+            response.insert_header(TRANSFER_ENCODING, "chunked").expect("a header");
+            speak_to(client, &mut response);
+            assert_eq!((response.version, response.headers.contains_key(TRANSFER_ENCODING)), (version, chunked), "{client:?}");
+        }
+    }
 }

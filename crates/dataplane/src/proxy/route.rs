@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::header::EXPECT;
 use isthmus_routing::Request;
 use pingora_core::protocols::http::ServerSession;
-use pingora_error::Result;
+use pingora_error::{Error, Result};
 use pingora_http::RequestHeader;
 
 use super::context::{Destination, RequestContext, is_websocket, wire_of};
@@ -53,12 +53,14 @@ pub(super) fn decide(session: &mut ServerSession, ctx: &mut RequestContext) -> R
 /// What has to be done before the first try, once it is decided that there is one.
 pub(super) async fn prepare(session: &mut ServerSession, ctx: &mut RequestContext, mirrors: &Arc<Mirrors>) -> Result<()> {
     let Some(rule) = ctx.matched.as_ref().map(|matched| matched.rule.clone()) else { return Ok(()) };
-    permit_body(session).await?;
-    mirror(&rule, session, ctx, mirrors)?;
+    permit_body(session).await.map_err(Error::into_down)?;
+    if let Err(error) = mirror(&rule, session, ctx, mirrors) {
+        tracing::debug!(%error, "a request could not be mirrored");
+    }
     if let Some(record) = &ctx.record {
         ctx.deadlines = Deadlines::new(&rule.patience, record.started);
     }
-    let upgrade = ctx.destination.as_ref().is_some_and(|destination| destination.manner == Manner::Upgrade);
+    let upgrade = ctx.asks_for_upgrade();
     let due = ctx.deadlines.due();
     if upgrade || due.is_some() {
         ctx.loan = Some(timed::lend(session, due, upgrade));
@@ -147,7 +149,7 @@ fn choose(rule: &CompiledRule, session: &ServerSession, ctx: &mut RequestContext
     }
     let key = share.backend.ok_or_else(|| invalid("the route's backend is invalid; see the route's status"))?;
     let Some(backend) = config.backend(key).filter(|backend| !backend.is_empty()) else {
-        return Err(Reply::error(503, Flags::NO_HEALTHY_UPSTREAM, format!("{key} has no ready endpoint")));
+        return Err(Reply::error(503, Flags::NO_HEALTHY_UPSTREAM, "the route's backend has no ready endpoint"));
     };
     let header = session.req_header();
     let upgrade = is_websocket(&header.method, header.version, &header.headers);
@@ -194,7 +196,8 @@ fn mirror(rule: &CompiledRule, session: &mut ServerSession, ctx: &mut RequestCon
         return Ok(());
     };
     let drawn = rule.filters.mirrors.iter().chain(of_backend).filter_map(|mirror| config.backend(mirror.draw()?));
-    let targets: Vec<_> = drawn.filter_map(|backend| Some((backend.choose(&mut Tried::default())?, backend.protocol()))).collect();
+    let targets: Vec<_> =
+        drawn.filter_map(|backend| Some((backend.choose(&mut Tried::default())?, backend.protocol()))).collect();
     if targets.is_empty() {
         return Ok(());
     }
@@ -209,3 +212,6 @@ fn mirror(rule: &CompiledRule, session: &mut ServerSession, ctx: &mut RequestCon
     ctx.copies = (!copies.is_empty()).then_some(copies);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

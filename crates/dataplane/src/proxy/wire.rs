@@ -67,12 +67,19 @@ fn method_not_allowed(method: &Method) -> Reply {
     Reply::error(405, Flags::DOWNSTREAM_PROTOCOL_ERROR, text).with_header(ALLOW, allowed)
 }
 
-/// Pingora drops Content-Length when there is a Transfer-Encoding, as it may (RFC 9112, 6.1). A server that does not is then out of
-/// step with us: so that is looked for in what the client sent.
+/// One coding is understood, and it says where the body ends only if it is the only one (RFC 9112, 6.1). Pingora drops
+/// Content-Length beside it, as it may. A server that does not is then out of step with us: so that is looked for in what the
+/// client sent.
 fn framing(session: &ServerSession) -> Result<(), Reply> {
     let request = session.req_header();
-    if request.version == Version::HTTP_2 || !request.headers.contains_key(TRANSFER_ENCODING) {
-        return Ok(());
+    let mut codings = request.headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next().filter(|_| request.version != Version::HTTP_2) else { return Ok(()) };
+    if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+        let text = "the only transfer coding that is understood is chunked, once";
+        return Err(Reply::error(501, Flags::DOWNSTREAM_PROTOCOL_ERROR, text).closing());
+    }
+    if request.version != Version::HTTP_11 {
+        return Err(refused("HTTP/1.0 has no transfer codings").closing());
     }
     const NAME: &[u8] = b"content-length:";
     let raw = session.to_h1_raw();
@@ -115,6 +122,9 @@ fn normalise_target(request: &mut RequestHeader) -> Result<(), Reply> {
     if !request.raw_path_is_utf8() {
         return Err(refused("the request target is not UTF-8; escape it"));
     }
+    if request.uri.path() == "*" && request.method != Method::OPTIONS {
+        return Err(refused("the target `*` is for OPTIONS"));
+    }
     let normal = path::normalise(request.uri.path()).map_err(|fault| refused(fault.to_string()))?;
     let is_absolute_form = request.uri.authority().is_none() && !matches!(request.raw_path().first(), Some(b'/' | b'*'));
     let std::borrow::Cow::Owned(normal) = normal else {
@@ -145,7 +155,6 @@ mod tests {
             ("/a/b?x=%2e%2e//", "/a/b?x=%2e%2e//"),
             ("/a/../b//c?x", "/b/c?x"),
             ("/%41", "/A"),
-            ("*", "*"),
             ("http://a.example/b/./c?d=/e/../", "/b/c?d=/e/../"),
             ("http://a.example", "/"),
             ("http://a.example?q", "/?q"),
@@ -154,6 +163,10 @@ mod tests {
             normalise_target(&mut request).unwrap_or_else(|reply| panic!("{raw}: {reply:?}"));
             assert_eq!(String::from_utf8_lossy(request.raw_path()), normal, "{raw}");
         }
+        let mut server = request("*", &[]);
+        assert_eq!(normalise_target(&mut server).expect_err("not for GET").code(), 400);
+        server.set_method(Method::OPTIONS);
+        assert_eq!((normalise_target(&mut server), server.raw_path()), (Ok(()), &b"*"[..]));
         for raw in ["/a%2fb", "/a%00", "/a/..;/b", "/%ff", "/a\\b"] {
             assert_eq!(normalise_target(&mut request(raw, &[])).expect_err(raw).code(), 400, "{raw}");
         }

@@ -1,0 +1,101 @@
+use isthmus_routing::{Gateway, Listener, Protocol, Snapshot};
+
+use super::*;
+use crate::Options;
+use crate::telemetry::Telemetry;
+
+/// The listeners of `same-namespace-with-https-listener` in the conformance suite's base manifests.
+fn port() -> Arc<Port> {
+    let listener = |(name, hostname): (&str, Option<&str>)| Listener {
+        name: name.to_owned(),
+        port: 443,
+        bind_port: None,
+        protocol: Protocol::Https,
+        hostname: hostname.map(|hostname| hostname.parse().expect("a hostname")),
+        certificates: Vec::new(),
+        routes: Vec::new(),
+    };
+    let listeners = [
+        ("https", None),
+        ("https-with-hostname", Some("second-example.org")),
+        ("https-with-wildcard-hostname", Some("*.wildcard.org")),
+        ("https-with-hostname-matching-wildcard", Some("fourth-example.wildcard.org")),
+    ];
+    of(listeners.map(listener).into())
+}
+
+fn of(listeners: Vec<Listener>) -> Arc<Port> {
+    let gateway = Gateway { addresses: vec![[127, 0, 0, 1].into()], listeners };
+    let key = "Gateway/infra/edge".parse().expect("a key");
+    let snapshot = Snapshot { gateways: [(key, Arc::new(gateway))].into(), ..Snapshot::default() };
+    let telemetry = Telemetry::start(&Options::default()).expect("nothing to open");
+    let config = Config::compile(&Arc::new(snapshot), None, &telemetry);
+    config.ports.into_values().next().expect("a port")
+}
+
+fn tls(server_name: &str) -> TlsInfo {
+    let server_name = (!server_name.is_empty()).then(|| server_name.to_owned());
+    TlsInfo { server_name, version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256", alpn: None }
+}
+
+fn outcome(port: Option<&Arc<Port>>, tls: Option<&TlsInfo>, host: &str) -> Result<String, u16> {
+    listener(port, tls, host).map(|listener| listener.name().to_owned()).map_err(|reply| reply.code())
+}
+
+/// The pairs of `HTTPRouteHTTPSListenerDetectMisdirectedRequests`. Where it expects 404, the listener `https` is the right one and no
+/// route of it matches.
+#[test]
+fn a_request_belongs_to_the_listener_of_its_handshake() {
+    let port = port();
+    for (server_name, host, expected) in [
+        ("example.org", "example.org", Ok("https")),
+        ("example.org", "second-example.org", Err(421)),
+        ("example.org", "unknown-example.org", Ok("https")),
+        ("second-example.org", "second-example.org", Ok("https-with-hostname")),
+        ("second-example.org", "example.org", Err(421)),
+        ("second-example.org", "unknown-example.org", Err(421)),
+        ("third-example.wildcard.org", "third-example.wildcard.org", Ok("https-with-wildcard-hostname")),
+        ("third-example.wildcard.org", "fith-example.wildcard.org", Ok("https-with-wildcard-hostname")),
+        ("third-example.wildcard.org", "fourth-example.wildcard.org", Err(421)),
+        ("third-example.wildcard.org", "second-example.org", Err(421)),
+        ("third-example.wildcard.org", "unknown-example.org", Err(421)),
+        ("fourth-example.wildcard.org", "fourth-example.wildcard.org", Ok("https-with-hostname-matching-wildcard")),
+        ("fourth-example.wildcard.org", "fith-example.wildcard.org", Err(421)),
+        ("unknown-example.org", "example.org", Ok("https")),
+        ("unknown-example.org", "unknown-example.org", Ok("https")),
+        // Without SNI a client is with the listener that takes every host.
+        ("", "example.org", Ok("https")),
+        ("", "second-example.org", Err(421)),
+    ] {
+        let found = outcome(Some(&port), Some(&tls(server_name)), host);
+        assert_eq!(found, expected.map(str::to_owned), "SNI `{server_name}`, Host `{host}`");
+    }
+}
+
+#[test]
+fn without_tls_the_host_alone_decides() {
+    let port = port();
+    for (host, name) in
+        [("second-example.org", "https-with-hostname"), ("x.wildcard.org", "https-with-wildcard-hostname"), ("x", "https")]
+    {
+        assert_eq!(outcome(Some(&port), None, host), Ok(name.to_owned()));
+    }
+}
+
+#[test]
+fn a_host_that_no_listener_takes_is_not_found() {
+    let mut listeners: Vec<_> = Vec::new();
+    listeners.push(Listener {
+        name: "one".to_owned(),
+        port: 443,
+        bind_port: None,
+        protocol: Protocol::Https,
+        hostname: Some("a.example".parse().expect("a hostname")),
+        certificates: Vec::new(),
+        routes: Vec::new(),
+    });
+    let port = of(listeners);
+    assert_eq!(outcome(Some(&port), Some(&tls("a.example")), "b.example"), Err(404));
+    assert_eq!(outcome(Some(&port), Some(&tls("b.example")), "a.example"), Err(421));
+    assert_eq!(outcome(None, None, "a.example"), Err(404), "the address is not served any more");
+}
