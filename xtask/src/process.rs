@@ -23,7 +23,7 @@ pub(crate) fn capture(command: &mut Command) -> Result<String, Fault> {
         return Ok(said);
     }
     let all = format!("{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    Err(Fault::Command { command: line(command), status: output.status, output: tail(&all, 30) })
+    Err(Fault::Command { command: line(command), status: output.status, output: tail(&all, 15) })
 }
 
 /// Whether a program of this name can be started.
@@ -98,7 +98,7 @@ impl Running {
 
     /// The end of what it said.
     pub(crate) fn said(&self) -> String {
-        tail(&fs::read_to_string(&self.log).unwrap_or_default(), 30)
+        tail(&fs::read_to_string(&self.log).unwrap_or_default(), 15)
     }
 
     fn fault(&self, what: &str) -> Fault {

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_routing::BackendProtocol;
 use isthmus_tests::backend::{backend, edit_rule, leads_to, mirror_text};
 use isthmus_tests::raw::Raw;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -169,6 +170,35 @@ async fn deadline_during_upload_to_http2() {
         client.send(vec![b'x'; 10_000]).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    assert_eq!(client.response().await.expect("a response").status, 504);
+    assert!(start.elapsed() < Duration::from_secs(3), "took {:?}", start.elapsed());
+}
+
+/// The header of a response that comes byte by byte over HTTP/2 cannot put the deadline off either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trickled_header_over_http2() {
+    let target = backend(|mut stream| async move {
+        let settings = [frames::frame(4, 0, 0, &[]), frames::frame(4, 1, 0, &[])].concat();
+        if stream.write_all(&settings).await.is_err() {
+            return;
+        }
+        // `:status 200`, then a header that goes on and on in CONTINUATION frames.
+        let mut piece = frames::frame(1, 0, 1, &[0x88]);
+        while stream.write_all(&piece).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            piece = frames::frame(9, 0, 1, &[0x00, 1, b'x', 1, b'y']);
+        }
+    })
+    .await;
+    let (_bed, address) = serve(short(), |address| {
+        let mut snapshot = leads_to(address, &[target], BackendProtocol::H2c);
+        edit_rule(&mut snapshot, |rule| rule.timeouts.request = Some(Duration::from_millis(500)));
+        snapshot
+    })
+    .await;
+    let mut client = Raw::connect(address).await;
+    let start = std::time::Instant::now();
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(client.response().await.expect("a response").status, 504);
     assert!(start.elapsed() < Duration::from_secs(3), "took {:?}", start.elapsed());
 }

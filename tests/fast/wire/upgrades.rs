@@ -1,17 +1,18 @@
 //! WebSocket and other upgrades.
 
-use isthmus_tests::backend::{backend, canned, read_request};
+use std::time::Duration;
+
+use isthmus_tests::backend::{backend, canned, edit_rule, read_request};
 use isthmus_tests::raw::Raw;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::before;
+use super::{before, before_with, short};
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// After 101 bytes pass both ways as they are, in pieces of any size.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bytes_pass() {
-    let echo = backend(|mut stream| async move {
+/// Takes the upgrade at once and sends every byte back.
+async fn raw_echo() -> std::net::SocketAddr {
+    backend(|mut stream| async move {
         let mut buffer = Vec::new();
         let Some((head, _)) = read_request(&mut stream, &mut buffer).await else { return };
         if !head.to_ascii_lowercase().contains("upgrade: websocket") {
@@ -27,7 +28,13 @@ async fn bytes_pass() {
             }
         }
     })
-    .await;
+    .await
+}
+
+/// After 101 bytes pass both ways as they are, in pieces of any size.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_pass() {
+    let echo = raw_echo().await;
     let (_bed, address) = before(echo).await;
     let mut client = Raw::connect(address).await;
     client.send(UPGRADE).await;
@@ -44,6 +51,27 @@ async fn bytes_pass() {
             received.extend(bytes);
         }
         assert_eq!(received, sent);
+    }
+}
+
+/// An endpoint that switches at once does not lose the stream: Pingora's message that the request's body is over must not end it. And a
+/// deadline for the request ends with the 101.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upgrades_at_once() {
+    let target = raw_echo().await;
+    let (_bed, address) = before_with(target, short(), |snapshot| {
+        edit_rule(snapshot, |rule| rule.timeouts.request = Some(Duration::from_millis(400)));
+    })
+    .await;
+    for round in 0..100 {
+        let mut client = Raw::connect(address).await;
+        client.send(UPGRADE).await;
+        assert_eq!(client.response().await.unwrap_or_else(|fault| panic!("round {round}: {fault}")).status, 101);
+        if round == 0 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        client.send("ping").await;
+        assert_eq!(client.bytes().await, b"ping", "round {round}: the stream has ended");
     }
 }
 

@@ -45,8 +45,12 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome, Fault> {
     stage.write("endpoints.yaml", &endpoint_slices("interop", &[backend]))?;
     let gateway = Instance::start(stage, &[80, 443], &[])?;
 
-    let tls =
-        ["--use_tls=true".to_owned(), format!("--ca_file={}", roots.display()), "--server_host_override=edge.example".to_owned()];
+    let tls = [
+        "--use_tls=true".to_owned(),
+        "--use_test_ca=true".to_owned(),
+        format!("--ca_file={}", roots.display()),
+        "--server_host_override=edge.example".to_owned(),
+    ];
     let mut outcome = Outcome::default();
     for (name, port, flags) in [("h2c", 80, &["--use_tls=false".to_owned()][..]), ("https", 443, &tls[..])] {
         for case in CASES {

@@ -51,7 +51,7 @@ fn failures(said: &str) -> Vec<String> {
         match failures.last_mut() {
             _ if line.starts_with('×') => failures.push(line.to_owned()),
             Some(last) if ["->", "Expected:", "Actual:"].iter().any(|start| line.starts_with(start)) => {
-                *last = format!("{last} {line}")
+                *last = format!("{last} {line}");
             }
             _ => {}
         }

@@ -1,10 +1,11 @@
 //! One `isthmus run` as a real process on free loopback ports.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::{Command, ExitStatus};
+use std::process::{self, Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::fault::{Context as _, Fault};
+use crate::fault::Fault;
 use crate::process::Running;
 use crate::suites::client::Client;
 use crate::suites::stage::Stage;
@@ -72,19 +73,20 @@ pub(crate) fn is_ready(admin: SocketAddr) -> bool {
     Client::plain(admin).get("localhost", "/readyz").is_ok_and(|answer| answer.status == 200)
 }
 
-/// A port that nobody has at the moment.
+/// A port that nobody has at the moment, and that no outgoing connection will get.
 pub(crate) fn free_port() -> Result<u16, Fault> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context(|| "looking for a free port".to_owned())?;
-    Ok(listener.local_addr().context(|| "looking for a free port".to_owned())?.port())
+    free_offset(&[0])
 }
 
+/// By how much to shift these ports so that all of them are free.
 fn free_offset(ports: &[u16]) -> Result<u16, Fault> {
-    let lowest = ports.iter().copied().min().unwrap_or(0);
-    for _ in 0..100 {
-        let offset = free_port()?.saturating_sub(lowest);
-        let free =
-            |port: &u16| port.checked_add(offset).is_some_and(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
-        if offset > 0 && ports.iter().all(free) {
+    static CURSOR: AtomicU32 = AtomicU32::new(0);
+    // Below the range that Linux takes the ports of outgoing connections from, and elsewhere for each process and each call.
+    let (first, count) = (10_000_u16, 20_000_u16);
+    for _ in 0..count {
+        let start = process::id().wrapping_mul(101).wrapping_add(CURSOR.fetch_add(7, Ordering::Relaxed));
+        let offset = first + u16::try_from(start % u32::from(count)).unwrap_or_default();
+        if ports.iter().all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port + offset)).is_ok()) {
             return Ok(offset);
         }
     }

@@ -44,6 +44,21 @@ pub(crate) struct Head {
     pub(crate) upgrade: bool,
 }
 
+/// Why a request does not get as far as Pingora.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Refused with this status.
+    Status(StatusCode),
+    /// The first line names a protocol that is not HTTP, so an answer in HTTP would mean nothing.
+    NotHttp,
+}
+
+impl From<StatusCode> for Fault {
+    fn from(status: StatusCode) -> Self {
+        Self::Status(status)
+    }
+}
+
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Framing {
     #[default]
@@ -57,15 +72,15 @@ impl Scanner {
     /// `None`: more has to come.
     ///
     /// # Errors
-    /// The status to refuse the request with.
-    pub(crate) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<Head>, StatusCode> {
+    /// The request cannot become one, whatever follows.
+    pub(crate) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<Head>, Fault> {
         while let Some(at) = memchr::memchr(b'\n', &bytes[self.searched..]) {
             let end = self.searched + at;
             let line = bytes[self.line..end].strip_suffix(b"\r").ok_or(StatusCode::BAD_REQUEST)?;
             self.line = end + 1;
             self.searched = end + 1;
             if self.line > limits.header_bytes {
-                return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+                return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into());
             }
             if line.is_empty() && self.lines > 0 {
                 let body = match self.framing {
@@ -82,26 +97,26 @@ impl Scanner {
         self.searched = bytes.len();
         self.judge_rest(&bytes[self.line..], limits)?;
         if bytes.len() > limits.header_bytes {
-            return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+            return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into());
         }
         Ok(None)
     }
 
     /// A whole line without its CRLF.
-    fn take(&mut self, line: &[u8], limits: &Limits) -> Result<(), StatusCode> {
+    fn take(&mut self, line: &[u8], limits: &Limits) -> Result<(), Fault> {
         if memchr::memchr(b'\r', line).is_some() {
-            return Err(StatusCode::BAD_REQUEST);
+            return Err(StatusCode::BAD_REQUEST.into());
         }
         self.lines += 1;
         if self.lines == 1 {
             return request_line(line, limits);
         }
         if self.lines - 1 > limits.header_fields {
-            return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+            return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into());
         }
         // A folded line; RFC 9112 section 5.2 lets a server refuse it.
         if matches!(line[0], b' ' | b'\t') {
-            return Err(StatusCode::BAD_REQUEST);
+            return Err(StatusCode::BAD_REQUEST.into());
         }
         let colon = memchr::memchr(b':', line).ok_or(StatusCode::BAD_REQUEST)?;
         let (name, value) = (&line[..colon], &line[colon + 1..]);
@@ -111,37 +126,37 @@ impl Scanner {
     }
 
     /// An endless line is refused before it ends.
-    fn judge_rest(&self, rest: &[u8], limits: &Limits) -> Result<(), StatusCode> {
+    fn judge_rest(&self, rest: &[u8], limits: &Limits) -> Result<(), Fault> {
         // Method, two spaces and version.
         const AROUND_TARGET: usize = 64;
         if self.lines > 0 {
             return Ok(());
         }
         if rest.len() > limits.target_bytes + AROUND_TARGET {
-            return Err(StatusCode::URI_TOO_LONG);
+            return Err(StatusCode::URI_TOO_LONG.into());
         }
         // A client that speaks something else (TLS above all) hears so at once; only the last byte may be a CR.
         let rest = rest.strip_suffix(b"\r").unwrap_or(rest);
-        if rest.iter().any(u8::is_ascii_control) { Err(StatusCode::BAD_REQUEST) } else { Ok(()) }
+        if rest.iter().any(u8::is_ascii_control) { Err(StatusCode::BAD_REQUEST.into()) } else { Ok(()) }
     }
 }
 
 /// `method SP target SP version`, with nothing in it that could be read as another space or as the line's end.
-fn request_line(line: &[u8], limits: &Limits) -> Result<(), StatusCode> {
+fn request_line(line: &[u8], limits: &Limits) -> Result<(), Fault> {
     if line.iter().any(u8::is_ascii_control) {
-        return Err(StatusCode::BAD_REQUEST);
+        return Err(StatusCode::BAD_REQUEST.into());
     }
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-        return Err(StatusCode::BAD_REQUEST);
+        return Err(StatusCode::BAD_REQUEST.into());
     };
     if target.len() > limits.target_bytes {
-        return Err(StatusCode::URI_TOO_LONG);
+        return Err(StatusCode::URI_TOO_LONG.into());
     }
-    if method.is_empty() || target.is_empty() || !version.starts_with(b"HTTP/") {
-        return Err(StatusCode::BAD_REQUEST);
+    if !version.starts_with(b"HTTP/") {
+        return Err(Fault::NotHttp);
     }
-    Ok(())
+    if method.is_empty() || target.is_empty() { Err(StatusCode::BAD_REQUEST.into()) } else { Ok(()) }
 }
 
 impl Framing {
@@ -174,7 +189,7 @@ mod tests {
     }
 
     /// Feeds `piece` bytes more at a time.
-    fn scan(text: &[u8], piece: usize) -> Result<Option<Head>, StatusCode> {
+    fn scan(text: &[u8], piece: usize) -> Result<Option<Head>, Fault> {
         let (limits, mut scanner) = (limits(), Scanner::default());
         for end in (piece..text.len()).step_by(piece).chain([text.len()]) {
             let found = scanner.scan(&text[..end], &limits)?;
@@ -191,7 +206,7 @@ mod tests {
         let long = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "x".repeat(400));
         let target = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(100));
         let endless = "x".repeat(200);
-        let cases: &[(&str, Result<Option<Head>, StatusCode>)] = &[
+        let cases: &[(&str, Result<Option<Head>, Fault>)] = &[
             ("GET / HTTP/1.1\r\n\r\n", head(18, Some(0))),
             ("\r\nGET / HTTP/1.1\r\n\r\n", head(20, Some(0))),
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /next", head(27, Some(0))),
@@ -203,20 +218,25 @@ mod tests {
             ("GET / HTTP/1.1\r\nupgrade: websocket\r\n\r\n", Ok(Some(Head { len: 38, body: None, upgrade: true }))),
             ("GET / HTTP/1.1\r\na: b\r\n", Ok(None)),
             ("GET / HTTP/1.1\r\na: 1\r\nb: 2\r\nc: 3\r\n\r\n", head(36, Some(0))),
-            ("GET / HTTP/1.1\r\na: 1\r\nb: 2\r\nc: 3\r\nd: 4\r\n", Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)),
-            (&long, Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)),
-            (&target, Err(StatusCode::URI_TOO_LONG)),
-            (&endless, Err(StatusCode::URI_TOO_LONG)),
-            ("GET / HTTP/1.1\n\n", Err(StatusCode::BAD_REQUEST)),
-            ("GET / HTTP/1.1\r\na: b\n\r\n", Err(StatusCode::BAD_REQUEST)),
-            ("GET / HTTP/1.1\r\na: b\r\r\n\r\n", Err(StatusCode::BAD_REQUEST)),
-            ("GET / HTTP/1.1\r\na: b\r\n c\r\n\r\n", Err(StatusCode::BAD_REQUEST)),
-            ("GET / HTTP/1.1\r\nab\r\n\r\n", Err(StatusCode::BAD_REQUEST)),
-            ("GET  / HTTP/1.1\r\n\r\n", Err(StatusCode::BAD_REQUEST)),
-            ("GET /a b HTTP/1.1\r\n\r\n", Err(StatusCode::BAD_REQUEST)),
-            ("GET /\0 HTTP/1.1\r\n\r\n", Err(StatusCode::BAD_REQUEST)),
-            ("GET /\r\n\r\n", Err(StatusCode::BAD_REQUEST)),
-            ("\x16\x03\x01\x02", Err(StatusCode::BAD_REQUEST)),
+            (
+                "GET / HTTP/1.1\r\na: 1\r\nb: 2\r\nc: 3\r\nd: 4\r\n",
+                Err(Fault::Status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)),
+            ),
+            (&long, Err(Fault::Status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE))),
+            (&target, Err(Fault::Status(StatusCode::URI_TOO_LONG))),
+            (&endless, Err(Fault::Status(StatusCode::URI_TOO_LONG))),
+            ("GET / HTTP/1.1\n\n", Err(Fault::Status(StatusCode::BAD_REQUEST))),
+            ("GET / HTTP/1.1\r\na: b\n\r\n", Err(Fault::Status(StatusCode::BAD_REQUEST))),
+            ("GET / HTTP/1.1\r\na: b\r\r\n\r\n", Err(Fault::Status(StatusCode::BAD_REQUEST))),
+            ("GET / HTTP/1.1\r\na: b\r\n c\r\n\r\n", Err(Fault::Status(StatusCode::BAD_REQUEST))),
+            ("GET / HTTP/1.1\r\nab\r\n\r\n", Err(Fault::Status(StatusCode::BAD_REQUEST))),
+            ("GET  / HTTP/1.1\r\n\r\n", Err(Fault::Status(StatusCode::BAD_REQUEST))),
+            ("GET /a b HTTP/1.1\r\n\r\n", Err(Fault::Status(StatusCode::BAD_REQUEST))),
+            ("GET /\0 HTTP/1.1\r\n\r\n", Err(Fault::Status(StatusCode::BAD_REQUEST))),
+            ("INVALID CONNECTION PREFACE\r\n\r\n", Err(Fault::NotHttp)),
+            ("GET / SIP/2.0\r\n\r\n", Err(Fault::NotHttp)),
+            ("GET /\r\n\r\n", Err(Fault::Status(StatusCode::BAD_REQUEST))),
+            ("\x16\x03\x01\x02", Err(Fault::Status(StatusCode::BAD_REQUEST))),
         ];
         for (text, expected) in cases {
             for piece in [1, 2, 7, text.len()] {

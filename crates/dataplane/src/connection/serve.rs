@@ -20,7 +20,7 @@ use pingora_http::ResponseHeader;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, Sleep};
 
-use crate::connection::head::{Head, Scanner, is_preface};
+use crate::connection::head::{Fault, Head, Scanner, is_preface};
 use crate::connection::io::Io;
 use crate::connection::timer::poll_until;
 use crate::connection::{Alpn, Connection};
@@ -221,7 +221,8 @@ impl Waits<'_> {
         }
         match scanner.scan(bytes, limits) {
             Ok(head) => head.map(Next::Request),
-            Err(status) => Some(Next::Refuse(status)),
+            Err(Fault::Status(status)) => Some(Next::Refuse(status)),
+            Err(Fault::NotHttp) => Some(Next::Close),
         }
     }
 }

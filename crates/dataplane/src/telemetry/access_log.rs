@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{HOST, HeaderMap, HeaderName, USER_AGENT};
-use isthmus_routing::Version;
+use isthmus_routing::{BackendKey, Version};
 
-use super::{Exchange, RequestRecord};
+use super::metrics::series::Parent;
+use super::{Exchange, Flags, RequestRecord, RuleMetrics};
 pub(crate) use writer::AccessLogWriter;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -64,7 +65,7 @@ impl Scratch {
         line.text("path", Some(request.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes()));
         line.text("protocol", Some(protocol(request.version).as_bytes()));
         line.number("response_code", Some(u64::from(exchange.code)));
-        line.shown("response_flags", Some(&record.flags));
+        line.flags("response_flags", record.flags);
         line.number("bytes_received", Some(exchange.bytes_received));
         line.number("bytes_sent", Some(exchange.bytes_sent));
         line.number("duration", Some(millis_of(duration)));
@@ -77,17 +78,22 @@ impl Scratch {
         line.address("downstream_remote_address", exchange.client);
         line.address("downstream_local_address", exchange.local);
 
-        let parent = record.rule.as_deref().map(super::RuleMetrics::parent);
-        let parent = parent.or_else(|| record.listener.as_deref().map(super::ParentMetrics::parent));
-        line.name("gateway", parent.map(|parent| [parent.kind, "/", &parent.namespace, "/", &parent.name]));
-        line.text("listener", parent.map(|parent| parent.section.as_bytes()));
-        let route = record.rule.as_ref().map(|rule| rule.route());
-        line.name("route", route.map(|route| [route.kind.as_str(), "/", &route.namespace, "/", &route.name]));
-        line.text("rule", record.rule.as_ref().map(|rule| rule.rule().as_bytes()));
-        line.shown("backend", record.backend_key());
+        match &record.rule {
+            Some(rule) => {
+                line.bytes.extend_from_slice(rule.shown(names_of_rule));
+                match rule.shown_backend(record.backend, name_of_backend) {
+                    Some(backend) => line.bytes.extend_from_slice(backend),
+                    None => line.text("backend", None),
+                }
+            }
+            None => {
+                line.parent(record.listener.as_deref().map(super::ParentMetrics::parent));
+                ["route", "rule", "backend"].iter().for_each(|key| line.text(key, None));
+            }
+        }
         line.number("attempts", Some(u64::from(record.attempts)));
         line.text("config_version", record.config_version.map(|_| version_text.as_bytes()));
-        line.shown("trace_id", Some(&record.trace.trace_id()));
+        line.text("trace_id", Some(&record.trace.trace_id_digits()));
         line.bytes.extend_from_slice(b"}\n");
     }
 
@@ -150,23 +156,69 @@ impl Line {
         quote(&mut self.bytes, self.text.as_bytes());
     }
 
-    fn shown(&mut self, key: &str, value: Option<&impl std::fmt::Display>) {
+    /// Whose the request is.
+    fn parent(&mut self, parent: Option<&Parent>) {
+        self.name("gateway", parent.map(|parent| [parent.kind, "/", &parent.namespace, "/", &parent.name]));
+        self.text("listener", parent.map(|parent| parent.section.as_bytes()));
+    }
+
+    fn flags(&mut self, key: &str, flags: Flags) {
+        if flags.is_empty() {
+            self.text(key, Some(b"-"));
+        } else {
+            self.shown(key, &flags);
+        }
+    }
+
+    fn shown(&mut self, key: &str, value: &impl std::fmt::Display) {
         self.key(key);
-        let Some(value) = value else { return self.null() };
         self.text.clear();
         _ = write!(self.text, "{value}");
         quote(&mut self.bytes, self.text.as_bytes());
     }
 
+    /// An address of version 4, as most are, without the machinery of `fmt`: there are three in a line.
     fn address(&mut self, key: &str, address: Option<SocketAddr>) {
-        self.shown(key, address.as_ref());
+        match address {
+            None => self.text(key, None),
+            Some(SocketAddr::V6(address)) => self.shown(key, &address),
+            Some(SocketAddr::V4(address)) => {
+                self.key(key);
+                let mut number = itoa::Buffer::new();
+                for (before, octet) in [b'"', b'.', b'.', b'.'].into_iter().zip(address.ip().octets()) {
+                    self.bytes.push(before);
+                    self.bytes.extend_from_slice(number.format(octet).as_bytes());
+                }
+                self.bytes.push(b':');
+                self.bytes.extend_from_slice(number.format(address.port()).as_bytes());
+                self.bytes.push(b'"');
+            }
+        }
     }
+}
+
+/// The part of a line that is the same for all requests of a rule.
+fn names_of_rule(rule: &RuleMetrics) -> Box<[u8]> {
+    let mut line = Line::default();
+    line.parent(Some(rule.parent()));
+    let route = rule.route();
+    line.name("route", Some([route.kind.as_str(), "/", &route.namespace, "/", &route.name]));
+    line.text("rule", Some(rule.rule().as_bytes()));
+    line.bytes.into()
+}
+
+/// The same of a backend.
+fn name_of_backend(backend: &BackendKey) -> Box<[u8]> {
+    let mut line = Line::default();
+    line.shown("backend", backend);
+    line.bytes.into()
 }
 
 /// A JSON string of bytes that a client may have chosen. What is not UTF-8 becomes U+FFFD.
 fn quote(line: &mut Vec<u8>, bytes: &[u8]) {
     let plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'"' && *byte != b'\\';
-    if bytes.iter().all(plain) {
+    // Without an early end, so that the compiler can look at many bytes at once.
+    if bytes.iter().fold(true, |all, byte| all & plain(byte)) {
         line.push(b'"');
         line.extend_from_slice(bytes);
         line.push(b'"');

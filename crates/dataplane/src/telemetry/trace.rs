@@ -15,6 +15,9 @@ use pingora_http::RequestHeader;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
+/// Of a `traceparent` of version 00.
+const LENGTH: usize = 55;
+
 /// A request's place in its trace.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TraceContext {
@@ -47,9 +50,11 @@ impl TraceContext {
         Self { trace_id, parent, span_id, flags, recorded: exported && flags.is_sampled() }
     }
 
-    /// The id that all of the trace share; zero for a record without a request.
-    pub(crate) fn trace_id(&self) -> TraceId {
-        self.trace_id
+    /// The id that all of the trace share, in hexadecimal digits; zeros for a record without a request.
+    pub(crate) fn trace_id_digits(&self) -> [u8; 32] {
+        let mut digits = [0; 32];
+        write_hex(&mut digits, &self.trace_id.to_bytes());
+        digits
     }
 
     /// Whether a span of this request is exported.
@@ -66,12 +71,26 @@ impl TraceContext {
         }
         if started_here || self.recorded {
             // Digits and dashes are always a header value.
-            _ = request.insert_header(TRACEPARENT, self.traceparent());
+            _ = request.insert_header(TRACEPARENT, &self.traceparent()[..]);
         }
     }
 
-    fn traceparent(&self) -> String {
-        format!("00-{}-{}-{:02x}", self.trace_id, self.span_id, self.flags)
+    /// `00-<trace id>-<span id>-<flags>`; every request has one, so it is written without the machinery of `fmt`.
+    fn traceparent(&self) -> [u8; LENGTH] {
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hex(&mut text[3..35], &self.trace_id.to_bytes());
+        write_hex(&mut text[36..52], &self.span_id.to_bytes());
+        write_hex(&mut text[53..], &[self.flags.to_u8()]);
+        text
+    }
+}
+
+/// Two lower-case digits for each byte.
+fn write_hex(text: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 0xf)];
     }
 }
 
@@ -85,7 +104,7 @@ impl Default for TraceContext {
 /// `version "-" trace-id "-" parent-id "-" trace-flags`, in lower-case hexadecimal digits. A later version may have more after it; version
 /// 00 may not, and ff is forbidden.
 fn parse(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
-    let (known, rest) = value.split_at_checked(55)?;
+    let (known, rest) = value.split_at_checked(LENGTH)?;
     let known = std::str::from_utf8(known).ok()?;
     let mut fields = known.split('-');
     let mut field = |length: usize| {
@@ -118,6 +137,10 @@ mod tests {
             headers.append(TRACEPARENT, http::HeaderValue::from_bytes(value.as_bytes()).expect("a header value"));
         }
         headers
+    }
+
+    fn id(context: &TraceContext) -> String {
+        String::from_utf8(context.trace_id_digits().to_vec()).expect("digits")
     }
 
     fn forwarded(context: &TraceContext, sent: &HeaderMap) -> (Option<String>, Option<String>) {
@@ -155,9 +178,9 @@ mod tests {
             (String::new(), false),
         ] {
             let context = TraceContext::from_headers(&headers(&[&value]), false);
-            assert_eq!(context.trace_id().to_string() == TRACE, valid, "`{value}`");
+            assert_eq!(id(&context) == TRACE, valid, "`{value}`");
             assert_eq!(context.parent.map(|id| id.to_string()), valid.then(|| PARENT.to_owned()), "`{value}`");
-            assert_ne!(context.trace_id(), TraceId::INVALID);
+            assert_ne!(context.trace_id, TraceId::INVALID);
         }
     }
 
@@ -202,12 +225,12 @@ mod tests {
                 let context = TraceContext::from_headers(&sent, exported);
                 assert_eq!(context.is_recorded(), exported);
                 let flags = if exported { "01" } else { "00" };
-                let started = format!("00-{}-{}-{flags}", context.trace_id(), context.span_id);
-                assert_ne!(context.trace_id().to_string(), TRACE);
+                let started = format!("00-{}-{}-{flags}", context.trace_id, context.span_id);
+                assert_ne!(id(&context), TRACE);
                 assert_eq!(forwarded(&context, &sent), (Some(started), None), "{values:?}");
             }
         }
-        let id = || TraceContext::from_headers(&HeaderMap::new(), false).trace_id();
-        assert_ne!(id(), id());
+        let new = || TraceContext::from_headers(&HeaderMap::new(), false);
+        assert_ne!(id(&new()), id(&new()));
     }
 }

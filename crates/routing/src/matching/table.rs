@@ -114,8 +114,8 @@ mod tests {
         HttpMatch { path, headers: Vec::new(), query: Vec::new(), method: None }
     }
 
-    fn with_header(mut asked: HttpMatch) -> HttpMatch {
-        asked.headers.push(HeaderMatch { name: "x-version".parse().unwrap(), value: ValueMatch::Exact("2".to_owned()) });
+    fn with_header(mut asked: HttpMatch, version: &str) -> HttpMatch {
+        asked.headers.push(HeaderMatch { name: "x-version".parse().unwrap(), value: ValueMatch::Exact(version.to_owned()) });
         asked
     }
 
@@ -201,7 +201,7 @@ mod tests {
         let rule = |asked| vec![Matches::Http(vec![asked])];
         let table = table(vec![
             (&["a.example.com"], rule(http("exact", "/a"))),
-            (&["*.example.com", "b.example.com"], rule(with_header(http("prefix", "/a")))),
+            (&["*.example.com", "b.example.com"], rule(with_header(http("prefix", "/a"), "2"))),
             (&["*.com"], rule(http("prefix", "/a/b"))),
             (&[], rule(http("exact", "/a/b/c"))),
         ]);
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn many_expressions_fall_back_on_each_other() {
-        let conditional = ["/service/[a-f]+/[0-9]+", "/service/[a-f]+/.*"].map(|text| with_header(http("regex", text)));
+        let conditional = ["/service/[a-f]+/[0-9]+", "/service/[a-f]+/.*"].map(|text| with_header(http("regex", text), "2"));
         let others = ["/service/[abc]+.*", "/.*/c/.*", "/[s]ervice", "/.*7", "/t"].map(|text| http("regex", text));
         let rules = conditional.into_iter().chain(others).map(|asked| Matches::Http(vec![asked])).collect();
         let table = table(vec![(&[], rules)]);
@@ -239,6 +239,20 @@ mod tests {
         for (path, headers, expected) in cases {
             assert_eq!(find(&table, "a.example", path, headers), expected, "{path} {headers:?}");
         }
+    }
+
+    #[test]
+    fn each_of_very_many_expressions_finds_its_own() {
+        let rule = |number: usize, version| Matches::Http(vec![with_header(http("regex", &format!("/{number}/[a-z]")), version)]);
+        let rules = (100..180).flat_map(|number| [rule(number, "2"), rule(number, "3"), rule(number, "4")]);
+        let table = table(vec![(&[], rules.collect())]);
+        for number in 100..180 {
+            for (position, version) in ["2", "3", "4"].into_iter().enumerate() {
+                let expected = format!("0/{}", 3 * (number - 100) + position);
+                assert_eq!(find(&table, "a.example", &format!("/{number}/x"), &[("x-version", version)]), expected);
+            }
+        }
+        assert_eq!(find(&table, "a.example", "/99/x", &[("x-version", "2")]), "");
     }
 
     #[test]

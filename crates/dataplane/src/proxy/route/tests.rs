@@ -84,8 +84,7 @@ fn without_tls_the_host_alone_decides() {
 
 #[test]
 fn a_host_that_no_listener_takes_is_not_found() {
-    let mut listeners: Vec<_> = Vec::new();
-    listeners.push(Listener {
+    let port = of(vec![Listener {
         name: "one".to_owned(),
         port: 443,
         bind_port: None,
@@ -93,8 +92,7 @@ fn a_host_that_no_listener_takes_is_not_found() {
         hostname: Some("a.example".parse().expect("a hostname")),
         certificates: Vec::new(),
         routes: Vec::new(),
-    });
-    let port = of(listeners);
+    }]);
     assert_eq!(outcome(Some(&port), Some(&tls("a.example")), "b.example"), Err(404));
     assert_eq!(outcome(Some(&port), Some(&tls("b.example")), "a.example"), Err(421));
     assert_eq!(outcome(None, None, "a.example"), Err(404), "the address is not served any more");

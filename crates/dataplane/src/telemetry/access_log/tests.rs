@@ -194,3 +194,12 @@ fn the_example_in_the_docs_has_the_keys_of_a_line() {
         assert!(docs.contains(&format!("`{key}`")), "`{key}` is not explained");
     }
 }
+
+#[test]
+fn addresses_are_shown_as_the_standard_library_does() {
+    let request = parts(http::Request::get("/"));
+    for text in ["0.0.0.0:0", "127.0.0.1:65535", "255.255.255.255:1", "10.9.100.200:8080", "[::1]:80", "[2001:db8::ff]:443"] {
+        let exchange = Exchange { client: Some(text.parse().expect("an address")), ..exchange(&request) };
+        assert_eq!(line(&record(), &exchange)["downstream_remote_address"], json!(text));
+    }
+}

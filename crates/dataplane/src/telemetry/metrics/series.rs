@@ -59,6 +59,8 @@ pub(crate) struct RuleMetrics {
     backends: Box<[Option<Arc<BackendMetrics>>]>,
     /// Requests without a backend: answered here, or their share is an invalid one's. Made when the first one comes.
     local: OnceLock<Arc<BackendMetrics>>,
+    /// Its names as the access log shows them; made when the first line is written.
+    shown: OnceLock<Box<[u8]>>,
 }
 
 /// Requests of one route on one parent.
@@ -82,6 +84,8 @@ struct BackendSeries {
 struct BackendMetrics {
     names: BackendSeries,
     codes: OnceLock<Box<Codes>>,
+    /// As [`RuleMetrics::shown`].
+    shown: OnceLock<Box<[u8]>>,
 }
 
 /// What is counted for each route.
@@ -212,7 +216,7 @@ impl RuleMetrics {
             Target::Invalid => None,
         };
         let backends = rule.backends.iter().map(|backend_ref| backend(&backend_ref.target)).collect();
-        Arc::new(Self { parent: parent.clone(), route, rule: name, backends, local: OnceLock::new() })
+        Arc::new(Self { parent: parent.clone(), route, rule: name, backends, local: OnceLock::new(), shown: OnceLock::new() })
     }
 
     /// Its parent's names.
@@ -235,6 +239,18 @@ impl RuleMetrics {
         self.backends.get(position)?.as_ref()?.names.backend.as_deref()
     }
 
+    /// Its names as a log shows them: made by `show` once, since they are the same in every line.
+    pub(crate) fn shown(&self, show: impl FnOnce(&Self) -> Box<[u8]>) -> &[u8] {
+        self.shown.get_or_init(|| show(self))
+    }
+
+    /// The same of the backend of a backendRef; none if none was chosen or it is invalid.
+    pub(crate) fn shown_backend(&self, position: Option<usize>, show: impl FnOnce(&BackendKey) -> Box<[u8]>) -> Option<&[u8]> {
+        let backend = self.backends.get(position?)?.as_ref()?;
+        let key = backend.names.backend.as_deref()?;
+        Some(backend.shown.get_or_init(|| show(key)))
+    }
+
     /// Counts a request.
     pub(crate) fn count(&self, record: &RequestRecord, exchange: &Exchange<'_>, duration: Duration) {
         let backend = record.backend.and_then(|position| self.backends.get(position)?.as_ref());
@@ -248,7 +264,7 @@ impl RuleMetrics {
 impl RouteMetrics {
     fn backend(&self, rule: &Arc<str>, backend: Option<&BackendKey>) -> Arc<BackendMetrics> {
         let names = BackendSeries { rule: rule.clone(), backend: backend.cloned().map(Arc::new) };
-        let make = || (names.clone(), BackendMetrics { names: names.clone(), codes: OnceLock::new() });
+        let make = || (names.clone(), BackendMetrics { names: names.clone(), codes: OnceLock::new(), shown: OnceLock::new() });
         self.backends.get_or_insert(&names, make)
     }
 }
@@ -380,7 +396,7 @@ mod tests {
 
         let text = metrics.expose(Instant::now());
         let on = format!(r#"{LISTENER},route_kind="HTTPRoute",route_namespace="shop",route_name="r""#);
-        let at = |rule, name, port, code, count| {
+        let at = |rule: &str, name: &str, port: &str, code: u16, count: u64| {
             let namespace = if port.is_empty() { "" } else { "shop" };
             format!(
                 r#"isthmus_requests_total{{{on},rule="{rule}",backend_namespace="{namespace}",backend_name="{name}",backend_port="{port}",code="{code}"}} {count}"#
