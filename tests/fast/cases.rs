@@ -22,7 +22,9 @@ fn match_function() {
         let faults: Vec<_> = case
             .requests
             .iter()
-            .filter_map(|exchange| decide::check(&translation.snapshot, exchange).err().map(|fault| format!("{}: {fault}", exchange.title())))
+            .filter_map(|exchange| {
+                decide::check(&translation.snapshot, exchange).err().map(|fault| format!("{}: {fault}", exchange.title()))
+            })
             .collect();
         if faults.is_empty() { Ok(()) } else { Err(faults.join("\n  ")) }
     });
@@ -47,6 +49,7 @@ fn real_sockets() {
 fn each(check: impl Fn(&Case) -> Result<(), String>) {
     let cases = case::all().expect("case folders");
     assert!(!cases.is_empty(), "no case folder has this name");
-    let faults: Vec<_> = cases.iter().filter_map(|case| check(case).err().map(|fault| format!("{}: {fault}", case.name))).collect();
+    let faults: Vec<_> =
+        cases.iter().filter_map(|case| check(case).err().map(|fault| format!("{}: {fault}", case.name))).collect();
     assert!(faults.is_empty(), "{} of {} cases fail:\n{}", faults.len(), cases.len(), faults.join("\n"));
 }

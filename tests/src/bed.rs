@@ -27,7 +27,8 @@ impl Bed {
     /// When it cannot start.
     pub async fn start(options: Options) -> Self {
         let (snapshots, receiver) = watch::channel(Arc::default());
-        let dataplane = Dataplane::start(options, receiver).await.expect("a data plane without admin and log has nothing to open");
+        let dataplane =
+            Dataplane::start(options, receiver).await.expect("a data plane without admin and log has nothing to open");
         Self { dataplane, snapshots }
     }
 

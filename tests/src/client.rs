@@ -80,7 +80,11 @@ async fn send_once(address: SocketAddr, tls: bool, exchange: &Exchange) -> Resul
 ///
 /// # Errors
 /// The handshake's, in words.
-pub async fn tls_stream(stream: TcpStream, name: &str, http2: bool) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+pub async fn tls_stream(
+    stream: TcpStream,
+    name: &str,
+    http2: bool,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

@@ -15,7 +15,8 @@ pub fn check(snapshot: &Snapshot, exchange: &Exchange) -> Result<(), String> {
         return Ok(());
     }
     let (_, listeners) = listeners(snapshot, exchange)?;
-    let (raw_path, query) = exchange.path.split_once('?').map_or((exchange.path.as_str(), None), |(path, query)| (path, Some(query)));
+    let (raw_path, query) =
+        exchange.path.split_once('?').map_or((exchange.path.as_str(), None), |(path, query)| (path, Some(query)));
     let path = path::normalise(raw_path).map_err(|error| format!("path: {error}"))?;
     let host = path::host_of(&exchange.host).map_err(|error| format!("host: {error}"))?;
     let method = Method::from_bytes(exchange.method().as_bytes()).map_err(|error| error.to_string())?;

@@ -61,14 +61,12 @@ impl Input {
     }
 
     fn admit(&mut self, document: Value) -> Result<(), String> {
-        let name = format!(
-            "{}/{}",
-            document["kind"].as_str().unwrap_or("?"),
-            document["metadata"]["name"].as_str().unwrap_or("?")
-        );
+        let name =
+            format!("{}/{}", document["kind"].as_str().unwrap_or("?"), document["metadata"]["name"].as_str().unwrap_or("?"));
         match isthmus_admission::admit(document) {
             Ok(admitted) => {
-                let object = decode(admitted.object).map_err(|error| format!("{name} was admitted and does not decode: {error}"))?;
+                let object =
+                    decode(admitted.object).map_err(|error| format!("{name} was admitted and does not decode: {error}"))?;
                 self.objects.apply(object);
             }
             Err(findings) => {
@@ -83,7 +81,12 @@ impl Input {
         let sliced = |namespace: &str, service: &str| {
             self.objects.endpoint_slices.values().any(|slice| {
                 slice.metadata.namespace.as_deref() == Some(namespace)
-                    && slice.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/service-name")).map(String::as_str)
+                    && slice
+                        .metadata
+                        .labels
+                        .as_ref()
+                        .and_then(|labels| labels.get("kubernetes.io/service-name"))
+                        .map(String::as_str)
                         == Some(service)
             })
         };

@@ -15,7 +15,13 @@ pub fn snapshot(snapshot: &Snapshot) -> String {
             let hostname = listener.hostname.as_ref().map(|h| format!(" {h}")).unwrap_or_default();
             let certificates: Vec<_> = listener.certificates.iter().map(ToString::to_string).collect();
             let tls = if certificates.is_empty() { String::new() } else { format!(" with {}", certificates.join(", ")) };
-            let _ = writeln!(out, "  {}: {} {}{hostname}{tls}", listener.name, flow(&listener.protocol).trim_matches('"'), listener.port);
+            let _ = writeln!(
+                out,
+                "  {}: {} {}{hostname}{tls}",
+                listener.name,
+                flow(&listener.protocol).trim_matches('"'),
+                listener.port
+            );
             for attachment in &listener.routes {
                 let hosts: Vec<_> = attachment.hostnames.iter().map(|h| h.as_str()).collect();
                 let _ = writeln!(out, "    # {} {}", attachment.route, hosts.join(" "));

@@ -33,8 +33,10 @@ pub async fn check(bed: &Bed, case: &Case) -> Result<(), String> {
     let mut echoes = Vec::new();
     let mut endpoints = Endpoints::new();
     for key in input.echoed() {
-        let identity = Identity { namespace: key.namespace.clone(), service: key.name.clone(), pod: format!("{}-echo", key.name) };
-        let echo = Echo::start_observed(identity, observer(sender.clone(), &key)).await.map_err(|error| format!("echo: {error}"))?;
+        let identity =
+            Identity { namespace: key.namespace.clone(), service: key.name.clone(), pod: format!("{}-echo", key.name) };
+        let echo =
+            Echo::start_observed(identity, observer(sender.clone(), &key)).await.map_err(|error| format!("echo: {error}"))?;
         endpoints.insert(key, echo.address());
         echoes.push(echo);
     }
@@ -63,9 +65,10 @@ fn observer(sender: tokio::sync::mpsc::UnboundedSender<Seen>, key: &BackendKey) 
 
 async fn check_exchange(snapshot: &Snapshot, exchange: &Exchange, seen: &mut UnboundedReceiver<Seen>) -> Result<(), String> {
     let (port, listeners) = decide::listeners(snapshot, exchange)?;
-    let gateway = snapshot.gateways.iter().find(|(key, _)| {
-        exchange.gateway.as_ref().is_none_or(|name| format!("{}/{}", key.namespace, key.name) == *name)
-    });
+    let gateway = snapshot
+        .gateways
+        .iter()
+        .find(|(key, _)| exchange.gateway.as_ref().is_none_or(|name| format!("{}/{}", key.namespace, key.name) == *name));
     let address = gateway.and_then(|(_, gateway)| gateway.addresses.first()).ok_or("the gateway has no address")?;
     let address = socket(*address, port);
     let tls = listeners.iter().any(|listener| listener.protocol == Protocol::Https);

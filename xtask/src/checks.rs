@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
         return tests(Some(filter));
     }
     let mut rows = vec![
-        check("formatting", || process::run(&mut workspace::cargo(&["fmt", "--all", "--check"]))),
+        check("formatting", || process::run(&mut workspace::cargo(&["fmt", "--all", "--", "--check", "-l"]))),
         check("lints", lints),
         check("schemas", || schemas::run(true)),
         check("tests", || tests(None)),

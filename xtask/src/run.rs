@@ -53,5 +53,6 @@ fn build(release: bool) -> Result<(), Fault> {
         eprintln!("The first build takes about {minutes} min on {cores} cores; the next ones take seconds.");
     }
     let profile: &[&str] = if release { &["--release"] } else { &[] };
-    process::run(workspace::cargo(&["build", "--package", "isthmus-cli"]).args(profile))
+    // With the whole workspace's features, so that the tests find most of it built, and this the tool.
+    process::run(workspace::cargo(&["build", "--workspace", "--bin", "isthmus"]).args(profile))
 }

@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
 /// With the whole workspace's features, so that nothing that the tests built is built again.
 fn build(release: bool) -> Result<(), Fault> {
     let profile: &[&str] = if release { &["--release"] } else { &[] };
-    process::run(workspace::cargo(&["build", "--workspace", "--bins", "--quiet"]).args(profile))
+    process::run(workspace::cargo(&["build", "--workspace", "--bin", "isthmus", "--quiet"]).args(profile))
 }
 
 /// Prints one line, and one for each failure; says whether all went well.

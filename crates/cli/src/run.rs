@@ -19,7 +19,11 @@ const CUT: u8 = 130;
 /// Serves until it is told to end, or judges the folder once.
 pub fn run(args: &Run) -> ExitCode {
     let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(2, usize::from), usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = match threads {
+        // A single worker has nobody to share with, so it need not pay for sharing.
+        1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        _ => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+    };
     let outcome = match runtime {
         Ok(runtime) if args.once => runtime.block_on(once::once(args)),
         Ok(runtime) => runtime.block_on(serve::serve(args, threads)),

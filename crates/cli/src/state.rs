@@ -142,6 +142,7 @@ fn file_fault(path: &Path, fault: &FileFault, has_entries: bool) -> Message {
             let text = format!("column {}: {}{kept}", error.column, error.message);
             Message::fault(Some(Place::new(path, error.line)), text)
         }
+        FileFault::Missing(_) => Message::fault(None, format!("{}: {fault}", path.display())),
         FileFault::Io(_) => Message::fault(None, format!("{}: {fault}{kept}", path.display())),
     }
 }

@@ -180,8 +180,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::config::Config;
     use crate::Options;
+    use crate::config::Config;
 
     const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----";
 

@@ -103,13 +103,7 @@ impl Telemetry {
 
     /// The handle of rule number `index` of a route on a listener. As cheap as a few look-ups in a hash table; goes on
     /// counting as [`Telemetry::listener`] does.
-    pub(crate) fn rule(
-        &self,
-        listener: &Arc<ParentMetrics>,
-        route: &RouteKey,
-        index: usize,
-        rule: &Rule,
-    ) -> Arc<RuleMetrics> {
+    pub(crate) fn rule(&self, listener: &Arc<ParentMetrics>, route: &RouteKey, index: usize, rule: &Rule) -> Arc<RuleMetrics> {
         RuleMetrics::new(listener, route, index, rule)
     }
 

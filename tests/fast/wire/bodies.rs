@@ -80,7 +80,9 @@ async fn chunked_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_chunks() {
     let (_bed, address) = before(mirror_text().await).await;
-    for chunk in ["zz\r\nab\r\n0\r\n\r\n", "-1\r\nab\r\n0\r\n\r\n", "ffffffffffffffffff\r\nab\r\n0\r\n\r\n", "5\r\nabc\r\n0\r\n\r\n"] {
+    for chunk in
+        ["zz\r\nab\r\n0\r\n\r\n", "-1\r\nab\r\n0\r\n\r\n", "ffffffffffffffffff\r\nab\r\n0\r\n\r\n", "5\r\nabc\r\n0\r\n\r\n"]
+    {
         let mut client = Raw::connect(address).await;
         let smuggled = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
         client.send(format!("POST /c HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunk}{smuggled}")).await;

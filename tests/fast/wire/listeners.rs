@@ -74,7 +74,10 @@ async fn removed_listener() {
 /// Routes change under an open connection: the next request sees the change, and no connection is cut.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn routes_change_under_a_connection() {
-    let (one, two) = (canned(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none", false).await, canned(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\ntwo", false).await);
+    let (one, two) = (
+        canned(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none", false).await,
+        canned(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\ntwo", false).await,
+    );
     let bed = Bed::start(options(short())).await;
     let ip = own_address();
     bed.serve(leads_to(ip, &[one], BackendProtocol::Http)).await;
@@ -174,7 +177,10 @@ async fn certificates() {
         bed.serve(https(ip, target, &[("a", Some("a.test"), &next), ("b", Some("b.test"), &b), ("any", None, &any)])).await;
         assert_eq!(presented(address, "a.test").await.expect("a handshake"), der(&next));
         sender.ready().await.expect("the open connection goes on");
-        let request = http::Request::get("/").header("host", "a.test").body(http_body_util::Empty::<bytes::Bytes>::new()).expect("a request");
+        let request = http::Request::get("/")
+            .header("host", "a.test")
+            .body(http_body_util::Empty::<bytes::Bytes>::new())
+            .expect("a request");
         let response = sender.send_request(request).await.expect("a response");
         assert_eq!(response.status(), 200);
         http_body_util::BodyExt::collect(response.into_body()).await.expect("a body");

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use isthmus_routing::RouteKind;
 use isthmus_tests::backend::{mirror_text, with_rules};
 use isthmus_tests::raw::Raw;
-use isthmus_routing::RouteKind;
 use tokio::net::TcpStream;
 
 use super::{before, serve, short};
@@ -20,8 +20,10 @@ async fn early_response_on_http2() {
             let (mut sender, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
             let driver = tokio::spawn(connection);
-            let request = http::Request::post("http://a/nothing").body(Full::new(Bytes::from(vec![b'x'; size]))).expect("a request");
-            let response = sender.send_request(request).await.unwrap_or_else(|error| panic!("{size} bytes, round {round}: {error:?}"));
+            let request =
+                http::Request::post("http://a/nothing").body(Full::new(Bytes::from(vec![b'x'; size]))).expect("a request");
+            let response =
+                sender.send_request(request).await.unwrap_or_else(|error| panic!("{size} bytes, round {round}: {error:?}"));
             assert_eq!(response.status(), 404);
             response.into_body().collect().await.unwrap_or_else(|error| panic!("{size} bytes, round {round}, body: {error:?}"));
             driver.abort();

@@ -12,8 +12,16 @@ use super::before;
 async fn refused() {
     let (_bed, address) = before(mirror_text().await).await;
     let cases: &[(&str, &[u8], &[u16])] = &[
-        ("both lengths", b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", &[400]),
-        ("both lengths, other order", b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\n", &[400]),
+        (
+            "both lengths",
+            b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            &[400],
+        ),
+        (
+            "both lengths, other order",
+            b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\n",
+            &[400],
+        ),
         ("two lengths", b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nabcde", &[400]),
         ("list of lengths", b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4, 5\r\n\r\nabcde", &[400]),
         ("signed length", b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +4\r\n\r\nabcd", &[400]),
@@ -85,7 +93,9 @@ async fn hop_by_hop() {
     let (_bed, address) = before(mirror_text().await).await;
     let mut client = Raw::connect(address).await;
     client
-        .send("GET / HTTP/1.1\r\nhost: a\r\nkeep-alive: timeout=9\r\nproxy-connection: keep-alive\r\nte: gzip\r\nx-kept: 1\r\n\r\n")
+        .send(
+            "GET / HTTP/1.1\r\nhost: a\r\nkeep-alive: timeout=9\r\nproxy-connection: keep-alive\r\nte: gzip\r\nx-kept: 1\r\n\r\n",
+        )
         .await;
     let seen = client.response().await.expect("a response").text().to_ascii_lowercase();
     assert!(seen.contains("x-kept: 1"), "{seen}");

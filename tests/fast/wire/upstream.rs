@@ -22,7 +22,10 @@ async fn no_response() {
         ("garbage", b"\x00\x01\x02 this is no HTTP\r\n\r\n"),
         ("half a header", b"HTTP/1.1 200 OK\r\ncontent-le"),
         ("two lengths", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nabc"),
-        ("an upgrade that nobody asked for", b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"),
+        (
+            "an upgrade that nobody asked for",
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+        ),
     ];
     for (name, bytes) in cases {
         let (_bed, address) = before(canned(bytes, true).await).await;
@@ -36,7 +39,10 @@ async fn no_response() {
 /// A backend that stops in the middle of a body: the client sees that the response is not whole, and no second one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_body() {
-    for bytes in [&b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this"[..], b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
+    for bytes in [
+        &b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this"[..],
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ] {
         let (_bed, address) = before(canned(bytes, true).await).await;
         let mut client = Raw::connect(address).await;
         client.send(GET).await;
@@ -56,7 +62,9 @@ async fn deadlines_are_absolute() {
     let trickles_header = backend(|mut stream| async move {
         let mut buffer = Vec::new();
         read_request(&mut stream, &mut buffer).await;
-        for byte in b"HTTP/1.1 200 OK\r\nx-slow: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n" {
+        for byte in
+            b"HTTP/1.1 200 OK\r\nx-slow: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n"
+        {
             if stream.write_all(&[*byte]).await.is_err() {
                 return;
             }
@@ -69,7 +77,8 @@ async fn deadlines_are_absolute() {
             Timeouts { request: Some(Duration::from_millis(500)), backend_request: None },
             Timeouts { request: None, backend_request: Some(Duration::from_millis(500)) },
         ] {
-            let (_bed, address) = before_with(target, short(), |snapshot| edit_rule(snapshot, |rule| rule.timeouts = timeouts)).await;
+            let (_bed, address) =
+                before_with(target, short(), |snapshot| edit_rule(snapshot, |rule| rule.timeouts = timeouts)).await;
             let mut client = Raw::connect(address).await;
             let start = Instant::now();
             client.send(GET).await;
@@ -147,7 +156,9 @@ async fn retries() {
     let bad = canned(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", false).await;
     let (_bed, address) = serve(short(), |address| {
         let mut snapshot = leads_to(address, &[good, bad], BackendProtocol::Http);
-        edit_rule(&mut snapshot, |rule| rule.retry = Some(Retry { codes: vec![503], attempts: 1, backoff: Some(Duration::from_millis(1)) }));
+        edit_rule(&mut snapshot, |rule| {
+            rule.retry = Some(Retry { codes: vec![503], attempts: 1, backoff: Some(Duration::from_millis(1)) })
+        });
         snapshot
     })
     .await;
@@ -207,7 +218,10 @@ async fn hop_by_hop_response_headers() {
 /// A backend's interim responses do not become the response.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interim_responses() {
-    let (_bed, address) = before(canned(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", false).await).await;
+    let (_bed, address) = before(
+        canned(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", false).await,
+    )
+    .await;
     let mut client = Raw::connect(address).await;
     client.send(GET).await;
     let mut response = client.response().await.expect("a response");

@@ -12,12 +12,23 @@ use super::entry::Entry;
 /// What to read: folders, files, and `-` for standard input.
 #[derive(Debug)]
 pub struct Folder {
-    roots: Vec<PathBuf>,
+    roots: Vec<Root>,
     /// By the position of their root and their path, which is the order in which objects are read.
     files: BTreeMap<(usize, PathBuf), File>,
 }
 
-/// A file as it was read last.
+/// A folder or a file that was named.
+#[derive(Debug)]
+struct Root {
+    /// As it was named, which is how people know it.
+    path: PathBuf,
+    /// As the system names it in events.
+    absolute: PathBuf,
+    /// It can be read only once: standard input, or a pipe such as the shell's `<(...)`.
+    once: bool,
+}
+
+/// A file as it was read last, or a folder that could not be.
 #[derive(Debug, Clone, Default)]
 pub struct File {
     /// What it says, or said before it broke.
@@ -37,6 +48,9 @@ pub enum FileFault {
     /// The system does not give it.
     #[error("cannot be read: {0}")]
     Io(String),
+    /// The system does not give a folder, or a file that was named, so that nothing is known of what is in it.
+    #[error("cannot be read: {0}")]
+    Missing(String),
 }
 
 /// What has to be read again.
@@ -70,44 +84,66 @@ impl Folder {
             move |source| OpenError { path, source }
         };
         let mut folder = Self { roots: Vec::new(), files: BTreeMap::new() };
-        for root in roots {
-            if root.as_os_str() == STDIN {
+        for path in roots {
+            let is_stdin = path.as_os_str() == STDIN;
+            let once = is_stdin || !is_kept(&std::fs::metadata(path).map_err(failed(path))?);
+            if once {
                 let mut text = String::new();
-                std::io::stdin().read_to_string(&mut text).map_err(failed(root))?;
-                let mut file = File::default();
-                file.take(Ok(text));
-                folder.files.insert((folder.roots.len(), root.clone()), file);
-            } else {
-                std::fs::metadata(root).map_err(failed(root))?;
+                let read = if is_stdin {
+                    std::io::stdin().read_to_string(&mut text)
+                } else {
+                    std::fs::File::open(path).and_then(|mut pipe| pipe.read_to_string(&mut text))
+                };
+                read.map_err(failed(path))?;
+                folder.files.entry((folder.roots.len(), path.clone())).or_default().take(Ok(text));
             }
-            folder.roots.push(root.clone());
+            let absolute = std::path::absolute(path).map_err(failed(path))?;
+            folder.roots.push(Root { path: path.clone(), absolute, once });
         }
         folder.refresh(&Change::All);
         Ok(folder)
     }
 
     /// Reads again what has changed, and says whether any of it says something else now.
+    ///
+    /// A folder or file that was named and is gone, and a folder that is closed to us, keep what they said: somebody is moving things, and
+    /// routes are taken away one by one.
     pub fn refresh(&mut self, change: &Change) -> bool {
-        let names: BTreeSet<(usize, PathBuf)> = match change {
-            Change::All => self.list(),
-            Change::Files(paths) => paths.iter().filter(|path| !path.is_dir()).flat_map(|path| self.owners(path)).collect(),
+        match change {
+            Change::Files(paths) if self.followed().all(|(_, root)| root.path.exists()) => {
+                let names: BTreeSet<_> = paths.iter().filter(|path| !path.is_dir()).flat_map(|path| self.owners(path)).collect();
+                self.read(names)
+            }
+            _ => self.refresh_all(),
+        }
+    }
+
+    fn refresh_all(&mut self) -> bool {
+        let Listing { files, closed } = self.list();
+        let stays = |(index, path): &(usize, PathBuf)| {
+            self.roots[*index].once || closed.iter().any(|((root, folder), _)| root == index && path.starts_with(folder))
         };
-        let gone: Vec<_> = match change {
-            Change::All => self
-                .files
-                .keys()
-                .filter(|(_, path)| path.as_os_str() != STDIN)
-                .filter(|key| !names.contains(key))
-                .cloned()
-                .collect(),
-            Change::Files(_) => Vec::new(),
-        };
+        let gone: Vec<_> = self.files.keys().filter(|key| !files.contains(key) && !stays(key)).cloned().collect();
         let mut changed = !gone.is_empty();
         for key in gone {
             self.files.remove(&key);
         }
+        for ((index, folder), error) in closed {
+            let within = |((root, path), file): (&(usize, PathBuf), &File)| {
+                *root == index && path.starts_with(&folder) && !file.entries.is_empty()
+            };
+            let kept = if self.files.iter().any(within) { "; what it said before stays in force" } else { "" };
+            let missing = self.files.entry((index, folder.clone())).or_default();
+            missing.digest = None;
+            changed |= missing.fail(FileFault::Missing(format!("{error}{kept}")));
+        }
+        changed | self.read(files)
+    }
+
+    fn read(&mut self, names: BTreeSet<(usize, PathBuf)>) -> bool {
+        let mut changed = false;
         for key in names {
-            match std::fs::read_to_string(&key.1) {
+            match read_text(&key.1) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => changed |= self.files.remove(&key).is_some(),
                 text => changed |= self.files.entry(key).or_default().take(text),
             }
@@ -125,26 +161,58 @@ impl Folder {
         self.files().filter(|(_, file)| file.fault.is_some()).map(|(path, _)| path.to_owned()).collect()
     }
 
-    fn list(&self) -> BTreeSet<(usize, PathBuf)> {
-        let mut names = BTreeSet::new();
-        for (index, root) in self.roots.iter().enumerate().filter(|(_, root)| root.as_os_str() != STDIN) {
-            if root.is_dir() {
-                walk(root, 0, &mut |path| {
-                    names.insert((index, tidy(&path)));
-                });
-            } else {
-                names.insert((index, tidy(root)));
-            }
-        }
-        names
+    /// The roots that may change.
+    fn followed(&self) -> impl Iterator<Item = (usize, &Root)> {
+        self.roots.iter().enumerate().filter(|(_, root)| !root.once)
     }
 
-    fn owners(&self, path: &Path) -> Vec<(usize, PathBuf)> {
-        let path = tidy(path);
-        let owns = |root: &Path| path.strip_prefix(tidy(root)).is_ok_and(|rest| !is_hidden(rest));
-        let roots = self.roots.iter().enumerate().filter(|(_, root)| root.as_os_str() != STDIN);
-        roots.filter(|(_, root)| owns(root)).map(|(index, _)| (index, path.clone())).collect()
+    fn list(&self) -> Listing {
+        let mut listing = Listing::default();
+        for (index, root) in self.followed() {
+            match std::fs::metadata(&root.path) {
+                Ok(metadata) if metadata.is_dir() => walk(&root.path, &mut Vec::new(), &mut |path, fault| {
+                    let key = (index, tidy(path));
+                    match fault {
+                        None => drop(listing.files.insert(key)),
+                        Some(error) => listing.closed.push((key, error.to_string())),
+                    }
+                }),
+                Ok(_) => drop(listing.files.insert((index, tidy(&root.path)))),
+                Err(error) => listing.closed.push(((index, tidy(&root.path)), error.to_string())),
+            }
+        }
+        listing
     }
+
+    /// The names under which a file is read, however it is named here.
+    fn owners(&self, path: &Path) -> Vec<(usize, PathBuf)> {
+        let Ok(path) = std::path::absolute(path) else { return Vec::new() };
+        let owned = |(index, root): (usize, &Root)| {
+            let rest = path.strip_prefix(&root.absolute).ok().filter(|rest| !is_hidden(rest))?;
+            Some((index, tidy(&root.path.join(rest))))
+        };
+        self.followed().filter_map(owned).collect()
+    }
+}
+
+/// What there is to read, and the folders (or named files) that are not to be had.
+#[derive(Debug, Default)]
+struct Listing {
+    files: BTreeSet<(usize, PathBuf)>,
+    closed: Vec<((usize, PathBuf), String)>,
+}
+
+/// Whether it can be read again and again.
+fn is_kept(metadata: &std::fs::Metadata) -> bool {
+    metadata.is_file() || metadata.is_dir()
+}
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    // A pipe between the files would be waited for until somebody writes into it.
+    if !is_kept(&std::fs::metadata(path)?) {
+        return Err(std::io::Error::other("it is neither a file nor a folder"));
+    }
+    String::from_utf8(std::fs::read(path)?).map_err(|_| std::io::Error::other("it is not text in UTF-8"))
 }
 
 /// Without the `.` steps, so that a path is the same whoever names it.
@@ -170,12 +238,15 @@ impl File {
                 self.fault = None;
                 true
             }
-            Err(fault) => {
-                let changed = self.fault.as_ref() != Some(&fault);
-                self.fault = Some(fault);
-                changed
-            }
+            Err(fault) => self.fail(fault),
         }
+    }
+
+    /// Leaves the entries as they were.
+    fn fail(&mut self, fault: FileFault) -> bool {
+        let changed = self.fault.as_ref() != Some(&fault);
+        self.fault = Some(fault);
+        changed
     }
 }
 
@@ -195,23 +266,30 @@ fn is_hidden(path: &Path) -> bool {
     path.iter().any(|part| part.as_encoded_bytes().starts_with(b"."))
 }
 
-/// Links may go round in circles.
-const DEEPEST: usize = 32;
-
-fn walk(folder: &Path, depth: usize, found: &mut impl FnMut(PathBuf)) {
-    // A folder that vanishes or is closed to us has no files.
-    let Ok(names) = std::fs::read_dir(folder) else { return };
+/// Names every file that is to be read, and every folder that cannot be. `above` are the folders around this one.
+fn walk(folder: &Path, above: &mut Vec<PathBuf>, found: &mut impl FnMut(&Path, Option<std::io::Error>)) {
+    let names = std::fs::canonicalize(folder).and_then(|real| Ok((real, std::fs::read_dir(folder)?)));
+    let (real, names) = match names {
+        Ok(names) => names,
+        // It vanished after it was named.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        Err(error) => return found(folder, Some(error)),
+    };
+    // Links may go round in circles.
+    if above.contains(&real) {
+        return;
+    }
+    above.push(real);
     for name in names.flatten() {
         let path = name.path();
         if is_hidden(Path::new(&name.file_name())) {
             continue;
         }
         if path.is_dir() {
-            if depth < DEEPEST {
-                walk(&path, depth + 1, found);
-            }
+            walk(&path, above, found);
         } else if is_yaml(&path) {
-            found(path);
+            found(&path, None);
         }
     }
+    above.pop();
 }

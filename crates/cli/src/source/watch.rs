@@ -27,9 +27,12 @@ const POLL: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Watch {
     /// Dropping it ends the events.
-    _watcher: Option<notify::RecommendedWatcher>,
+    watcher: Option<notify::RecommendedWatcher>,
+    watched: Vec<(PathBuf, RecursiveMode)>,
     events: mpsc::UnboundedReceiver<Event>,
     pending: Pending,
+    /// One of the watched folders went away, and whatever comes back in its place is another one to the system.
+    lost: bool,
     /// Why the system cannot tell of changes, so that the folder is looked at every half second.
     pub fallback: Option<String>,
 }
@@ -38,23 +41,22 @@ impl Watch {
     /// Follows folders (with all folders in them) and single files. Standard input is not followed.
     pub fn start(roots: &[PathBuf]) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
-        let watched = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let watched: Vec<_> = roots.iter().filter(|root| root.exists()).map(|root| watched(root)).collect();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // A lost event is made up for by reading everything.
             let event = event.unwrap_or_else(|_| Event::default().set_flag(notify::event::Flag::Rescan));
             // The other end is gone only when nobody wants to know.
             let _ = sender.send(event);
         })
         .and_then(|mut watcher| {
-            for root in roots.iter().filter(|root| root.exists()) {
-                let (path, mode) = watched(root);
-                watcher.watch(path, mode)?;
-            }
+            watched.iter().try_for_each(|(path, mode)| watcher.watch(path, *mode))?;
             Ok(watcher)
         });
-        match watched {
-            Ok(watcher) => Self { _watcher: Some(watcher), events, pending: Pending::default(), fallback: None },
-            Err(error) => Self { _watcher: None, events, pending: Pending::default(), fallback: Some(error.to_string()) },
-        }
+        let (watcher, fallback) = match watcher {
+            Ok(watcher) => (Some(watcher), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Self { watcher, watched, events, pending: Pending::default(), lost: false, fallback }
     }
 
     /// The next change. Cancel safe: what was seen is kept for the next call.
@@ -68,8 +70,14 @@ impl Watch {
             tokio::select! {
                 biased;
                 event = self.events.recv() => match event {
-                    Some(event) => self.pending.note(&event, Instant::now()),
+                    Some(event) => {
+                        self.lost |= took_a_folder(&event, &self.watched);
+                        self.pending.note(&event, Instant::now());
+                    }
                     None => std::future::pending().await,
+                },
+                () = tokio::time::sleep(POLL), if self.lost => if self.find_again() {
+                    return Change::All;
                 },
                 () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {
                     if let Some(change) = self.pending.take(Instant::now()) {
@@ -79,15 +87,33 @@ impl Watch {
             }
         }
     }
+
+    /// Follows the folders that are there in place of those that were lost, and says whether all of them are.
+    fn find_again(&mut self) -> bool {
+        let Some(watcher) = &mut self.watcher else { return false };
+        let found = self.watched.iter().all(|(path, mode)| {
+            // One that was moved away would go on telling of itself. It may not be watched at all any more.
+            let _ = watcher.unwatch(path);
+            watcher.watch(path, *mode).is_ok()
+        });
+        self.lost = !found;
+        found
+    }
 }
 
-/// An editor may replace a file by another of the same name, which only its folder tells.
-fn watched(root: &Path) -> (&Path, RecursiveMode) {
+/// An editor may replace a file by another of the same name, which only its folder tells. The path is as events have it.
+fn watched(root: &Path) -> (PathBuf, RecursiveMode) {
+    let absolute = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
     if root.is_dir() {
-        return (root, RecursiveMode::Recursive);
+        return (absolute, RecursiveMode::Recursive);
     }
-    let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
-    (parent.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)
+    (absolute.parent().map_or(absolute.clone(), Path::to_owned), RecursiveMode::NonRecursive)
+}
+
+/// Whether the event is that one of the watched folders was removed or moved away.
+fn took_a_folder(event: &Event, watched: &[(PathBuf, RecursiveMode)]) -> bool {
+    let took = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)));
+    took && watched.iter().any(|(folder, _)| event.paths.contains(folder))
 }
 
 /// What changed and when it is to be read.
@@ -266,6 +292,22 @@ mod tests {
         let now = Instant::now();
         pending.note(&Event::default().set_flag(notify::event::Flag::Rescan), now);
         assert_eq!(pending.take(now + CLOSED), Some(Change::All));
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_goes_and_comes_back_is_followed_again() {
+        let base = std::env::temp_dir().join(format!("isthmus-watch-again-{}", std::process::id()));
+        let (folder, elsewhere) = (base.join("folder"), base.join("elsewhere"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut watch = Watch::start(std::slice::from_ref(&folder));
+        let mut next = async || tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap();
+        std::fs::rename(&folder, &elsewhere).unwrap();
+        assert_eq!(next().await, Change::All, "gone");
+        std::fs::create_dir(&folder).unwrap();
+        assert_eq!(next().await, Change::All, "back");
+        std::fs::write(folder.join("a.yaml"), "a: 1\n").unwrap();
+        assert_eq!(next().await, Change::Files([folder.join("a.yaml")].into()));
+        std::fs::remove_dir_all(&base).unwrap();
     }
 
     #[tokio::test]

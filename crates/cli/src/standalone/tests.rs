@@ -171,3 +171,50 @@ async fn nothing_to_read_is_an_error() {
     let error = Standalone::open(&[missing], Settings::default()).await.unwrap_err().to_string();
     assert!(error.starts_with("nothing-of-this-name: ") && error.contains("name a folder"), "{error}");
 }
+
+#[tokio::test]
+async fn a_folder_is_the_same_however_it_is_named() {
+    let scratch = Scratch::new(&[("all.yaml", &[CLASS, &gateway("edge", 8080), SERVICE].join("---\n")), ("route.yaml", ROUTE)]);
+    let here = std::env::current_dir().unwrap();
+    let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+    let relative = up.join(scratch.0.strip_prefix("/").unwrap());
+    let mut standalone = Standalone::open(std::slice::from_ref(&relative), Settings::default()).await.unwrap();
+    scratch.write("route.yaml", &ROUTE.replace("name: app, port: 80", "name: nobody, port: 80"));
+    // Events have the absolute path of what was watched.
+    assert!(standalone.refresh(&all(&[&here.join(&relative).join("./route.yaml")])).await);
+    assert_eq!(standalone.view().messages, [], "one file, not two");
+    assert_eq!(standalone.view().snapshot.backends.len(), 0);
+}
+
+#[tokio::test]
+async fn what_is_moved_away_keeps_what_it_said() {
+    let scratch = Scratch::new(&[("folder/all.yaml", &[CLASS, &gateway("edge", 8080)].join("---\n"))]);
+    let folder = scratch.0.join("folder");
+    let mut standalone = Standalone::open(std::slice::from_ref(&folder), Settings::default()).await.unwrap();
+    std::fs::rename(&folder, scratch.0.join("elsewhere")).unwrap();
+    assert!(standalone.refresh(&all(&[&folder.join("all.yaml")])).await);
+    assert_eq!(gateways(&standalone).len(), 1);
+    assert_eq!(
+        scratch.messages(&standalone),
+        ["folder: cannot be read: No such file or directory (os error 2); what it said before stays in force"]
+    );
+    assert!(!standalone.refresh(&Change::All).await, "no news");
+    std::fs::create_dir(&folder).unwrap();
+    assert!(standalone.refresh(&Change::All).await);
+    assert_eq!(gateways(&standalone).len(), 0, "it is back and empty");
+}
+
+#[tokio::test]
+async fn pipes_and_circles_between_the_files_are_survived() {
+    let scratch = Scratch::new(&[("all.yaml", CLASS), ("sub/gateway.yaml", &gateway("edge", 8080))]);
+    let made = std::process::Command::new("mkfifo").arg(scratch.0.join("pipe.yaml")).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    std::os::unix::fs::symlink(&scratch.0, scratch.0.join("sub/circle")).unwrap();
+    std::fs::write(scratch.0.join("binary.yaml"), [0xff, 0xfe, 0]).unwrap();
+    let standalone = scratch.open(Settings::default()).await;
+    assert_eq!(
+        scratch.messages(&standalone),
+        ["binary.yaml: cannot be read: it is not text in UTF-8", "pipe.yaml: cannot be read: it is neither a file nor a folder"]
+    );
+    assert_eq!(gateways(&standalone).len(), 1);
+}

@@ -156,6 +156,10 @@ fn request_line(line: &[u8], limits: &Limits) -> Result<(), Fault> {
     if !version.starts_with(b"HTTP/") {
         return Err(Fault::NotHttp);
     }
+    // Pingora would refuse it too, in its own words.
+    if method == b"CONNECT" {
+        return Err(StatusCode::METHOD_NOT_ALLOWED.into());
+    }
     if method.is_empty() || target.is_empty() { Err(StatusCode::BAD_REQUEST.into()) } else { Ok(()) }
 }
 

@@ -162,8 +162,13 @@ impl Io {
     fn poll_write_out(&mut self, cx: &mut Context<'_>, more: &[u8]) -> Poll<io::Result<usize>> {
         while !self.output.is_empty() {
             let transport = self.transport.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-            let slices = [io::IoSlice::new(&self.output), io::IoSlice::new(more)];
-            let written = ready!(Pin::new(transport).poll_write_vectored(cx, &slices))?;
+            let transport = Pin::new(transport);
+            // The plain call is the cheaper one for the usual response, which fits the buffer.
+            let written = if more.is_empty() {
+                ready!(transport.poll_write(cx, &self.output))?
+            } else {
+                ready!(transport.poll_write_vectored(cx, &[io::IoSlice::new(&self.output), io::IoSlice::new(more)]))?
+            };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -180,6 +185,13 @@ impl Io {
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        // Pingora flushes neither a response's header nor a body of known length before its end. When it waits for the client again,
+        // it has written what it had.
+        if !this.output.is_empty()
+            && let Poll::Ready(written) = Pin::new(&mut *this).poll_flush(cx)
+        {
+            written?;
+        }
         let allowed = match this.admitted {
             Admitted::Bytes(0) => return this.poll_presence(cx),
             Admitted::Bytes(n) => usize::try_from(n).unwrap_or(usize::MAX),
@@ -228,13 +240,15 @@ impl AsyncWrite for Io {
     }
 }
 
-/// A client that still sends while its connection is closed would get a reset, and might lose the response by it.
+/// A client that still sends while its connection is closed would get a reset, and might lose the response by it. A response that
+/// fails in the middle is dropped with what was not flushed.
 impl Drop for Io {
     fn drop(&mut self) {
         let over = self.http2 || self.ended || self.connection.is_cut();
-        let sending = !over && (self.admitted != Admitted::Bytes(0) || !self.unread().is_empty());
-        if let Some(transport) = self.transport.take().filter(|_| sending) {
-            linger(transport.into_socket(), self.connection.clone());
+        let sending = self.admitted != Admitted::Bytes(0) || !self.unread().is_empty();
+        let wanted = !over && (sending || !self.output.is_empty());
+        if let Some(transport) = self.transport.take().filter(|_| wanted) {
+            linger(transport, std::mem::take(&mut self.output), self.connection.clone());
         }
     }
 }

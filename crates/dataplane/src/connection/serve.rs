@@ -261,6 +261,7 @@ async fn refuse(mut io: Box<Io>, status: StatusCode, limits: &Limits) {
                 limits.header_bytes, limits.header_fields
             )
         }
+        StatusCode::METHOD_NOT_ALLOWED => "this is no forward proxy: CONNECT is not served here".to_owned(),
         _ => "the request header is not HTTP/1".to_owned(),
     };
     let date = get_cached_date();

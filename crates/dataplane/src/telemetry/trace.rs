@@ -38,7 +38,7 @@ impl TraceContext {
         let ids = RandomIdGenerator::default();
         let span_id = ids.new_span_id();
         let mut values = headers.get_all(&TRACEPARENT).iter();
-        // > If the vendor failed to parse traceparent, it MUST NOT attempt to parse tracestate. (W3C Trace Context)
+        // W3C Trace Context: two of them, or one that cannot be read, count as none, and then the state counts for nothing either.
         let client = match (values.next(), values.next()) {
             (Some(only), None) => parse(only.as_bytes()),
             _ => None,

@@ -47,12 +47,16 @@ pub(crate) struct Lost {
 /// Why a parentRef is not accepted. Each says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AttachmentFault {
-    #[error("Gateway {0} has no listener with the sectionName or port of the parentRef; correct them")]
-    NoMatchingParent(NamespacedName),
-    #[error("no listener of Gateway {gateway} allows {kind}s of namespace `{namespace}`; see allowedRoutes there")]
-    NotAllowed { gateway: NamespacedName, kind: RouteKind, namespace: String },
-    #[error("no listener of Gateway {0} has a hostname that intersects with those of the route; correct one of them")]
-    NoMatchingHostname(NamespacedName),
+    #[error("Gateway {gateway} has no listener with the sectionName and port of the parentRef; correct them: it has {listeners}")]
+    NoMatchingParent { gateway: NamespacedName, listeners: String },
+    #[error(
+        "{kind}s of namespace `{namespace}` are not allowed by {listeners} of Gateway {gateway}; extend `allowedRoutes` there or choose another listener"
+    )]
+    NotAllowed { gateway: NamespacedName, listeners: String, kind: RouteKind, namespace: String },
+    #[error(
+        "no hostname of the route intersects with that of {listeners} of Gateway {gateway}; correct the route's or the listener's"
+    )]
+    NoMatchingHostname { gateway: NamespacedName, listeners: String },
     #[error("none of the route's hostnames can be used: {0}")]
     NoHostname(String),
     #[error(transparent)]
@@ -63,9 +67,9 @@ impl AttachmentFault {
     /// The reason of `Accepted=False`. The specification names none for a route that loses against one of the other kind.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::NoMatchingParent(_) => "NoMatchingParent",
+            Self::NoMatchingParent { .. } => "NoMatchingParent",
             Self::NotAllowed { .. } => "NotAllowedByListeners",
-            Self::NoMatchingHostname(_) => "NoMatchingListenerHostname",
+            Self::NoMatchingHostname { .. } => "NoMatchingListenerHostname",
             Self::NoHostname(_) => "UnsupportedValue",
             Self::Lost(_) => "HostnameConflict",
         }
@@ -121,18 +125,20 @@ pub(super) fn claim(
     labels: &NamespaceLabels<'_>,
 ) -> Result<Vec<Claim>, AttachmentFault> {
     let name = || NamespacedName::new(gateway.key.namespace.as_str(), gateway.key.name.as_str());
-    let listeners = gateway.listeners.iter().enumerate();
-    let meant: Vec<_> = listeners.filter(|(_, listener)| is_meant(parent, listener)).collect();
+    let every: Vec<_> = gateway.listeners.iter().enumerate().collect();
+    let meant: Vec<_> = every.iter().copied().filter(|(_, listener)| is_meant(parent, listener)).collect();
     if meant.is_empty() {
-        return Err(AttachmentFault::NoMatchingParent(name()));
+        let listeners = told(&every, |listener| format!("`{}` on port {}", listener.name, listener.port));
+        return Err(AttachmentFault::NoMatchingParent { gateway: name(), listeners });
     }
     let allows = |listener: &ListenerNode| {
         listener.kinds.contains(&route.key.kind) && labels.allowed(listener, &gateway.key.namespace, &route.key.namespace)
     };
-    let allowed: Vec<_> = meant.into_iter().filter(|(_, listener)| allows(listener)).collect();
+    let allowed: Vec<_> = meant.iter().copied().filter(|(_, listener)| allows(listener)).collect();
     if allowed.is_empty() {
         return Err(AttachmentFault::NotAllowed {
             gateway: name(),
+            listeners: told(&meant, |listener| format!("`{}`", listener.name)),
             kind: route.key.kind,
             namespace: route.key.namespace.clone(),
         });
@@ -140,8 +146,25 @@ pub(super) fn claim(
     if route.hostnames.is_empty() && !route.bad_hostnames.is_empty() {
         return Err(AttachmentFault::NoHostname(route.bad_hostnames.join("; ")));
     }
-    let claims: Vec<_> = allowed.into_iter().filter_map(|(at, listener)| claim_hostnames(route, at, listener)).collect();
-    if claims.is_empty() { Err(AttachmentFault::NoMatchingHostname(name())) } else { Ok(claims) }
+    let claims: Vec<_> = allowed.iter().filter_map(|(at, listener)| claim_hostnames(route, *at, listener)).collect();
+    if claims.is_empty() {
+        let hostname = |listener: &ListenerNode| listener.hostname.as_ref().map_or("", Hostname::as_str).to_owned();
+        let listeners = told(&allowed, |listener| format!("`{}` ({})", listener.name, hostname(listener)));
+        return Err(AttachmentFault::NoMatchingHostname { gateway: name(), listeners });
+    }
+    Ok(claims)
+}
+
+/// The most listeners that a message names.
+const TOLD: usize = 5;
+
+/// `a`, `b` and 3 more
+fn told(listeners: &[(usize, &ListenerNode)], show: impl Fn(&ListenerNode) -> String) -> String {
+    let named: Vec<_> = listeners.iter().take(TOLD).map(|(_, listener)| show(listener)).collect();
+    match listeners.len().saturating_sub(TOLD) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
 }
 
 /// > When both Port
@@ -345,6 +368,41 @@ mod tests {
             let expected = expected.iter().map(|text| (*text).to_owned()).collect();
             let told = format!("{kind} of {namespace} {spec}");
             assert_eq!(attached(&listeners, kind, namespace, spec), (accepted.to_owned(), expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_message_names_the_listeners_that_were_meant() {
+        let listeners: Vec<_> = (0..7)
+            .map(|at| json!({"name": format!("l{at}"), "port": 80 + at, "protocol": "HTTP", "hostname": "a.example.com"}))
+            .collect();
+        let told = |namespace: &str, parent: Value| {
+            let spec = json!({"parentRefs": [parent], "hostnames": ["b.example.com"], "rules": [{}]});
+            let route = object("gateway.networking.k8s.io/v1", "HTTPRoute", namespace, "r", json!({}), spec);
+            let translation = translated([gateway(&json!(listeners)), route]);
+            translation.statuses.http_routes[&NamespacedName::new(namespace, "r")].parents[0].conditions[0].message.clone()
+        };
+        for (namespace, parent, expected) in [
+            (
+                "shop",
+                json!({"name": "edge", "sectionName": "l0", "port": 81}),
+                "Gateway shop/edge has no listener with the sectionName and port of the parentRef; correct them: it has \
+                 `l0` on port 80, `l1` on port 81, `l2` on port 82, `l3` on port 83, `l4` on port 84 and 2 more",
+            ),
+            (
+                "other",
+                json!({"name": "edge", "namespace": "shop", "port": 82}),
+                "HTTPRoutes of namespace `other` are not allowed by `l2` of Gateway shop/edge; extend `allowedRoutes` there or \
+                 choose another listener",
+            ),
+            (
+                "shop",
+                json!({"name": "edge", "sectionName": "l3"}),
+                "no hostname of the route intersects with that of `l3` (a.example.com) of Gateway shop/edge; correct the \
+                 route's or the listener's",
+            ),
+        ] {
+            assert_eq!(told(namespace, parent), expected);
         }
     }
 

@@ -33,7 +33,7 @@ pub(crate) enum BackendFault {
     #[error("Service {service} has no TCP port {port}; add it there or refer to another port")]
     PortNotFound { service: NamespacedName, port: i32 },
     #[error(
-        "port {port} of Service {service} has appProtocol `{protocol}`, which {kind}s cannot be sent to it by; use {usable} or none"
+        "port {port} of Service {service} has appProtocol `{protocol}`, which cannot be spoken for {kind}s; use {usable} or none"
     )]
     Protocol { service: NamespacedName, port: u16, protocol: String, kind: RouteKind, usable: &'static str },
 }

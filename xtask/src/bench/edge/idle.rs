@@ -35,6 +35,9 @@ pub(super) fn bytes_for_each(contender: &Contender, tls: Option<&Arc<ClientConfi
     let all = (0..CONNECTIONS).map(|_| open()).collect::<Result<Vec<_>, _>>()?;
     thread::sleep(SETTLE);
     let after = procfs::rss(contender.id())?;
+    if procfs::open_files(contender.id())? < CONNECTIONS {
+        return Err(Fault::said(format!("{} closed idle connections, so they cannot be measured", contender.kind().as_str())));
+    }
     drop((first, all));
     Ok(after.saturating_sub(before) as f64 / CONNECTIONS as f64)
 }

@@ -23,6 +23,12 @@ pub(super) fn rss(id: u32) -> Result<u64, Fault> {
     kib.map(|kib| kib * 1024).ok_or_else(|| Fault::said(format!("{path} has another form")))
 }
 
+/// How many files and sockets it has open.
+pub(super) fn open_files(id: u32) -> Result<usize, Fault> {
+    let path = format!("/proc/{id}/fd");
+    Ok(fs::read_dir(&path).context(|| format!("reading {path}"))?.count())
+}
+
 /// `utime + stime`, the 14th and 15th field. The second is the name in parentheses, which may hold anything.
 fn ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
@@ -47,5 +53,6 @@ mod tests {
     fn this_process_uses_memory_and_time() {
         assert!(rss(std::process::id()).expect("is there") > 100_000);
         assert!(cpu_seconds(std::process::id()).expect("is there") >= 0.0);
+        assert!(open_files(std::process::id()).expect("is there") >= 3);
     }
 }

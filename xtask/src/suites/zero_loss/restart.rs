@@ -16,7 +16,7 @@ use crate::suites::zero_loss::traffic::{Destination, Traffic};
 const POLL: Duration = Duration::from_millis(50);
 
 /// It sees `/readyz` say no long before the instance stops accepting: as in a cluster, only shorter.
-const FLAGS: [&str; 2] = ["--lame-duck", "0"];
+const FLAGS: [&str; 2] = ["--lame-duck", "1"];
 
 pub(super) fn run(
     stage: &Stage,

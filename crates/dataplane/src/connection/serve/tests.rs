@@ -16,7 +16,8 @@ use crate::drain::{Closing, Readiness};
 use crate::telemetry::Telemetry;
 use crate::{AccessLog, Options};
 
-/// Answers with the path and the length of the body; `/early` without reading the body.
+/// Answers with the path and the length of the body. `/early` does not read the body; `/stalled`, `/broken` and `/endless` do not keep
+/// what their header says.
 pub(crate) struct Echo;
 
 #[async_trait]
@@ -39,8 +40,28 @@ impl HttpServerApp for Echo {
         }
         let body = format!("{path} {length}\n");
         let mut header = ResponseHeader::build(200, None).ok()?;
-        header.insert_header("content-length", body.len()).ok()?;
+        let promised = match path.as_str() {
+            "/stalled" | "/broken" => 1000,
+            "/endless" => 100_000_000,
+            _ => body.len(),
+        };
+        header.insert_header("content-length", promised).ok()?;
         session.write_response_header(Box::new(header)).await.ok()?;
+        match path.as_str() {
+            "/stalled" => {
+                session.write_response_body(Bytes::from(body.clone()), false).await.ok()?;
+                // Until the client goes away.
+                session.read_body_or_idle(true).await.ok()?;
+            }
+            "/broken" => {
+                session.write_response_body(Bytes::from(body.clone()), false).await.ok()?;
+                return None;
+            }
+            "/endless" => loop {
+                session.write_response_body(Bytes::from(vec![b'x'; 65536]), false).await.ok()?;
+            },
+            _ => {}
+        }
         session.write_response_body(Bytes::from(body), true).await.ok()?;
         let settings = HttpPersistentSettings::for_session(&session);
         let stream = session.finish().await.ok()??;
@@ -61,7 +82,11 @@ fn gateway() -> GatewayKey {
 }
 
 async fn connect() -> Fixture {
-    let limits = Arc::new(Limits { target_bytes: 1000, header_bytes: 8000, header_fields: 5, ..Limits::default() });
+    connect_within(Limits { target_bytes: 1000, header_bytes: 8000, header_fields: 5, ..Limits::default() }).await
+}
+
+async fn connect_within(limits: Limits) -> Fixture {
+    let limits = Arc::new(limits);
     let options = Options { threads: 1, admin: None, access_log: AccessLog::Off, otlp: None, limits: Limits::clone(&limits) };
     let telemetry = Telemetry::start(&options).expect("nothing to open");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -242,6 +267,27 @@ async fn an_early_response_reaches_a_client_that_still_sends() {
     f.send(&body).await;
     let text = f.rest().await;
     assert!(text.contains("Connection: close\r\n") && text.ends_with("/early 0\n"), "{text}");
+}
+
+#[tokio::test]
+async fn what_was_written_is_sent_before_the_response_ends_or_breaks() {
+    let mut f = connect().await;
+    f.send("GET /stalled HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    assert_eq!(f.responses(1).await, ["/stalled 0"], "while the rest is not there yet");
+    drop(f.client);
+    f.served.await.expect("no panic");
+
+    let mut f = connect().await;
+    f.send("GET /broken HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    let text = f.rest().await;
+    assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with("/broken 0\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_left() {
+    let mut f = connect_within(Limits { write: Duration::from_millis(50), ..Limits::default() }).await;
+    f.send("GET /endless HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    tokio::time::timeout(Duration::from_secs(5), f.served).await.expect("it ends").expect("no panic");
 }
 
 #[tokio::test]

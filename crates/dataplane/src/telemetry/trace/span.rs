@@ -15,7 +15,7 @@ use crate::telemetry::{Exchange, RequestRecord};
 pub(crate) fn of(record: &RequestRecord, exchange: &Exchange<'_>, duration: Duration) -> SpanData {
     let trace = &record.trace;
     let status = match exchange.code {
-        // > For HTTP status codes in the 5xx range [...] span status MUST be set to Error. (semantic conventions)
+        // The semantic conventions have only a server's own failures as errors.
         0 | 500.. => Status::error(""),
         _ => Status::Unset,
     };
