@@ -52,7 +52,7 @@ pub(crate) fn admit(object: &mut Map<String, Value>, kind: Kind, warnings: &mut 
     let read = read(object, kind, warnings);
     object.extend(metadata.map(|metadata| ("metadata".to_owned(), metadata)));
     if let Err(fault) = read {
-        findings.push(fault);
+        findings.push(if kind == Kind::Secret { secret::explain(fault) } else { fault });
         return findings;
     }
     match kind {

@@ -6,7 +6,8 @@ use crate::path::Path;
 use crate::schema::Found;
 use crate::{Finding, lists, metadata, rules, shape, validate};
 
-const BLOCKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete \
+/// What is said besides the faults that kept the rest from being looked at.
+pub const NOT_ALL_CHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete \
                        validation";
 
 /// Defaults and prunes the object in place; says what is wrong with it.
@@ -27,7 +28,7 @@ pub(crate) fn admit(object: &mut Map<String, Value>, found: &Found, warnings: &m
     findings.extend(schema_findings.into_iter().map(|fault| fault.finding));
     lists::check_object(object, found.schema, &mut findings);
     if blocked {
-        findings.push(Path::Root.says(BLOCKED));
+        findings.push(Path::Root.says(NOT_ALL_CHECKED));
     } else {
         rules::check(object, found.schema, &mut findings);
     }

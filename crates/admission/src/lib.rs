@@ -18,6 +18,7 @@ mod shape;
 mod typed;
 mod validate;
 
+pub use crd::NOT_ALL_CHECKED;
 pub use finding::{Admitted, Finding};
 
 use serde_json::Value;

@@ -110,6 +110,26 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The kind that was meant by an `apiVersion` and `kind` that no API server knows: another version or no version at all, or another
+    /// case.
+    pub fn meant(api_version: &str, kind: &str) -> Option<Self> {
+        let group = match api_version.split_once('/') {
+            Some((group, _)) => group,
+            None if api_version.contains('.') => api_version,
+            None => "",
+        };
+        let meant = |of: &Self| of.as_str().eq_ignore_ascii_case(kind) && of.group() == group;
+        Self::ALL.into_iter().find(meant).filter(|_| Self::of(api_version, kind).is_none())
+    }
+
+    /// The `apiVersion` to write.
+    pub fn api_version(self) -> String {
+        let version = self.versions().first().copied().unwrap_or("v1");
+        if self.group().is_empty() { version.to_owned() } else { format!("{}/{version}", self.group()) }
+    }
+}
+
 /// The namespace and name of an object; as text `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamespacedName {
@@ -210,6 +230,23 @@ mod tests {
             ("v1", "Pod", None),
         ] {
             assert_eq!(Kind::of(api_version, kind), expected, "{api_version} {kind}");
+        }
+    }
+
+    #[test]
+    fn near_misses_are_told_from_strangers() {
+        for (api_version, kind, expected) in [
+            ("gateway.networking.k8s.io/v1alpha2", "HTTPRoute", Some("HTTPRoute of gateway.networking.k8s.io/v1")),
+            ("gateway.networking.k8s.io", "Gateway", Some("Gateway of gateway.networking.k8s.io/v1")),
+            ("gateway.networking.k8s.io/v1", "httproute", Some("HTTPRoute of gateway.networking.k8s.io/v1")),
+            ("v1", "service", Some("Service of v1")),
+            ("gateway.networking.k8s.io/v1", "HTTPRoute", None),
+            ("networking.istio.io/v1", "Gateway", None),
+            ("serving.knative.dev/v1", "Service", None),
+            ("gateway.networking.k8s.io/v1alpha2", "TCPRoute", None),
+        ] {
+            let meant = Kind::meant(api_version, kind).map(|kind| format!("{kind} of {}", kind.api_version()));
+            assert_eq!(meant.as_deref(), expected, "{api_version} {kind}");
         }
     }
 

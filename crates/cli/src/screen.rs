@@ -39,12 +39,13 @@ impl Screen {
             (Some(shown), false) => {
                 text += &format!("{headline}\n");
                 for (sign, line) in difference(shown, &lines) {
-                    text += &format!("{sign} {}\n", line.text.trim_start());
+                    text += &format!("{sign} {line}\n");
                 }
             }
             (_, live) => {
                 if live {
-                    text += "\x1b[H\x1b[2J\x1b[3J";
+                    // What scrolled by before is the person's, not ours.
+                    text += "\x1b[H\x1b[2J";
                 }
                 text += &format!("{headline}\n\n");
                 for line in &lines {
@@ -69,14 +70,18 @@ impl Screen {
     }
 }
 
-/// Lines that went, then lines that came; headings, hints and blank lines say nothing by themselves.
-fn difference<'a>(before: &'a [Line], after: &'a [Line]) -> Vec<(char, &'a Line)> {
-    let texts = |lines: &'a [Line]| lines.iter().map(|line| line.text.as_str()).collect::<BTreeSet<_>>();
+/// Lines that went, then lines that came; headings, hints, blank lines and the width of columns say nothing by themselves.
+fn difference(before: &[Line], after: &[Line]) -> Vec<(char, String)> {
+    let texts = |lines: &[Line]| -> Vec<String> {
+        let telling = lines.iter().filter(|line| !matches!(line.style, Style::Heading | Style::Hint) && !line.text.is_empty());
+        telling.map(|line| line.text.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
     let (old, new) = (texts(before), texts(after));
-    let telling = |line: &&Line| !matches!(line.style, Style::Heading | Style::Hint) && !line.text.is_empty();
-    let went = before.iter().filter(telling).filter(|line| !new.contains(line.text.as_str())).map(|line| ('-', line));
-    let came = after.iter().filter(telling).filter(|line| !old.contains(line.text.as_str())).map(|line| ('+', line));
-    went.chain(came).collect()
+    let without = |texts: &[String], others: &[String], sign: char| -> Vec<(char, String)> {
+        let others: BTreeSet<_> = others.iter().collect();
+        texts.iter().filter(|text| !others.contains(text)).map(|text| (sign, text.clone())).collect()
+    };
+    [without(&old, &new, '-'), without(&new, &old, '+')].concat()
 }
 
 #[cfg(test)]
@@ -88,10 +93,10 @@ mod tests {
         let line =
             |text: &str| Line { style: if text.starts_with(' ') { Style::Plain } else { Style::Heading }, text: text.into() };
         let lines = |texts: &[&str]| texts.iter().map(|text| line(text)).collect::<Vec<_>>();
-        let before = lines(&["A", "  one", "  two", "B", "  same"]);
-        let after = lines(&["A", "  one", "  three", "C", "  same"]);
+        let before = lines(&["A", "  one", "  two", "B", "  same  width"]);
+        let after = lines(&["A", "  one", "  three", "C", "  same   width"]);
         let difference = difference(&before, &after);
-        let told: Vec<_> = difference.iter().map(|(sign, line)| format!("{sign}{}", line.text)).collect();
-        assert_eq!(told, ["-  two", "+  three"]);
+        let told: Vec<_> = difference.iter().map(|(sign, line)| format!("{sign} {line}")).collect();
+        assert_eq!(told, ["- two", "+ three"]);
     }
 }

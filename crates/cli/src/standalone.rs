@@ -234,6 +234,12 @@ impl View {
         }
     }
 
+    /// Whether nothing is written, not even something that is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.origins.is_empty()
+            && self.messages.iter().all(|message| message.place.is_none() && message.severity != Severity::Fault)
+    }
+
     /// Whether everything that is written is in force.
     pub fn is_good(&self) -> bool {
         self.messages.iter().all(|message| message.severity != Severity::Fault) && statuses::problems(&self.statuses).is_empty()

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use isthmus_api::{Object, ObjectMeta, ObjectRef, Objects};
+use isthmus_api::{Kind, Object, ObjectMeta, ObjectRef, Objects};
 
 use crate::message::{Message, Place};
 use crate::source::entry::{Content, has_generation};
@@ -90,7 +90,18 @@ impl State {
         for ((api_version, kind), (place, count)) in unknown {
             let objects = if count == 1 { "1 object".to_owned() } else { format!("{count} objects") };
             let text = format!("kind {kind} of {api_version} is not read: {objects} skipped");
-            reading.messages.push(Message::notice(Some(place), text));
+            reading.messages.push(match Kind::meant(api_version, kind) {
+                // A cluster would refuse it, too.
+                Some(meant) => {
+                    let text = format!("{text}; write `kind: {meant}` and `apiVersion: {}`", meant.api_version());
+                    Message::fault(Some(place), text)
+                }
+                None if kind == "Kustomization" => {
+                    let text = format!("{text}; `kubectl kustomize FOLDER | isthmus run -` reads what it makes");
+                    Message::notice(Some(place), text)
+                }
+                None => Message::notice(Some(place), text),
+            });
         }
         reading
     }
@@ -244,14 +255,13 @@ mod tests {
     #[test]
     fn unknown_kinds_are_named_once() {
         let mut state = State::default();
-        let text =
-            "apiVersion: apps/v1\nkind: Deployment\n---\napiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: Pod\n";
+        let text = "apiVersion: apps/v1\nkind: Deployment\n---\napiVersion: apps/v1\nkind: Deployment\n---\napiVersion: v1\nkind: service\n";
         let reading = take(&mut state, &[("a.yaml", &file(text))]);
         assert_eq!(
             texts(&reading),
             [
                 "a.yaml:1: kind Deployment of apps/v1 is not read: 2 objects skipped",
-                "a.yaml:7: kind Pod of v1 is not read: 1 object skipped"
+                "a.yaml:7: kind service of v1 is not read: 1 object skipped; write `kind: Service` and `apiVersion: v1`"
             ]
         );
     }

@@ -1,15 +1,20 @@
 //! Statuses as objects, the way `kubectl get -o yaml` would show them, and what is not good in them. Pure.
 
+use std::collections::BTreeMap;
+
 use isthmus_api::status::{Condition, ConditionStatus, Statuses};
-use isthmus_api::{Kind, NamespacedName, ObjectMeta, Objects};
+use isthmus_api::{Kind, NamespacedName, ObjectMeta, ObjectRef, Objects};
+
 use serde::Serialize;
 use serde_json::{Value, json};
+
+use crate::state::Origin;
 
 /// A condition that asks for somebody's attention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The object: `HTTPRoute/shop/reviews`.
-    pub object: String,
+    /// The object.
+    pub object: ObjectRef,
     /// The listener or the parent that it is about.
     pub part: Option<String>,
     /// What is not good.
@@ -65,7 +70,7 @@ pub fn render(documents: &[Value], format: Format) -> Result<String, serde_saphy
 /// Everything that is not good, in the order of the objects.
 pub fn problems(statuses: &Statuses) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let mut note = |object: String, part: Option<&str>, conditions: &[Condition]| {
+    let mut note = |object: ObjectRef, part: Option<&str>, conditions: &[Condition]| {
         problems.extend(conditions.iter().filter(|condition| !is_good(condition)).map(|condition| Problem {
             object: object.clone(),
             part: part.map(str::to_owned),
@@ -73,12 +78,12 @@ pub fn problems(statuses: &Statuses) -> Vec<Problem> {
         }));
     };
     for (name, status) in &statuses.gateway_classes {
-        note(format!("GatewayClass/{name}"), None, &status.conditions);
+        note(ObjectRef { kind: Kind::GatewayClass, namespace: None, name: name.clone() }, None, &status.conditions);
     }
     for (name, status) in &statuses.gateways {
-        note(format!("Gateway/{name}"), None, &status.conditions);
+        note(object(Kind::Gateway, name), None, &status.conditions);
         for listener in &status.listeners {
-            note(format!("Gateway/{name}"), Some(&format!("listener {}", listener.name)), &listener.conditions);
+            note(object(Kind::Gateway, name), Some(&format!("listener {}", listener.name)), &listener.conditions);
         }
     }
     let http = statuses.http_routes.iter().map(|(name, status)| (Kind::HttpRoute, name, status));
@@ -88,10 +93,14 @@ pub fn problems(statuses: &Statuses) -> Vec<Problem> {
             let namespace = parent.parent_ref.namespace.as_ref().unwrap_or(&name.namespace);
             let gateway = NamespacedName::new(namespace.clone(), parent.parent_ref.name.clone());
             let section = parent.parent_ref.section_name.as_ref().map(|section| format!(" {section}")).unwrap_or_default();
-            note(format!("{kind}/{name}"), Some(&format!("parent {gateway}{section}")), &parent.conditions);
+            note(object(kind, name), Some(&format!("parent {gateway}{section}")), &parent.conditions);
         }
     }
     problems
+}
+
+fn object(kind: Kind, name: &NamespacedName) -> ObjectRef {
+    ObjectRef { kind, namespace: Some(name.namespace.clone()), name: name.name.clone() }
 }
 
 /// Most conditions are good when they hold; these are good when they do not. Overlapping certificates are worth knowing but no fault.
@@ -100,6 +109,13 @@ fn is_good(condition: &Condition) -> bool {
         "Conflicted" | "PartiallyInvalid" | "UnresolvedRefs" => condition.status != ConditionStatus::True,
         "OverlappingTLSConfig" => true,
         _ => condition.status == ConditionStatus::True,
+    }
+}
+
+impl Problem {
+    /// The line of it, with where the object is written.
+    pub fn at(&self, origins: &BTreeMap<ObjectRef, Origin>) -> String {
+        origins.get(&self.object).map_or_else(|| self.to_string(), |origin| format!("{}: {self}", origin.place))
     }
 }
 
@@ -121,8 +137,7 @@ fn document(kind: Kind, metadata: &ObjectMeta, status: &impl Serialize, now: &st
     }
     let mut status = json!(status);
     set_times(&mut status, now);
-    let version = kind.versions().first().copied().unwrap_or("v1");
-    json!({"apiVersion": format!("{}/{version}", kind.group()), "kind": kind.as_str(), "metadata": about, "status": status})
+    json!({"apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": about, "status": status})
 }
 
 /// Gives every condition, however deep, the time of its change.

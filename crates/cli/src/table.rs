@@ -55,7 +55,7 @@ pub fn render(view: &View, report: Option<&Report>) -> Vec<Line> {
         &mut lines,
         "NOT GOOD",
         0,
-        problems.iter().map(|problem| Line { style: Style::Bad, text: problem.to_string() }).collect(),
+        problems.iter().map(|problem| Line { style: Style::Bad, text: problem.at(&view.origins) }).collect(),
     );
     let messages = view.messages.iter().map(|message| Line {
         style: match message.severity {

@@ -33,6 +33,14 @@ pub(super) fn admit(secret: &mut Map<String, Value>, findings: &mut Vec<Finding>
     }
 }
 
+/// What people write most often where base64 is wanted is plain text.
+pub(super) fn explain(fault: Finding) -> Finding {
+    if !fault.field.starts_with("data.") {
+        return fault;
+    }
+    Finding { message: format!("{} It has to be base64; plain text belongs into `stringData`", fault.message), ..fault }
+}
+
 /// Keys of a Secret or ConfigMap could be file names.
 pub(super) fn check_keys(object: &Map<String, Value>, field: &str, findings: &mut Vec<Finding>) {
     let path = Path::Root.field(field);

@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use crate::args::Run;
-use crate::message::Severity;
 use crate::standalone::{Standalone, View};
 use crate::statuses::{self, Format};
 use crate::table;
@@ -12,10 +11,18 @@ use crate::table;
 pub(super) async fn once(args: &Run) -> Result<u8, String> {
     let standalone = Standalone::open(&args.paths, args.settings()).await.map_err(|error| error.to_string())?;
     let view = standalone.view();
+    if view.is_empty() {
+        let names = args.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        return Err(format!("{names}: there is nothing to judge: no *.yaml, *.yml or *.json file holds an object"));
+    }
     let now = jiff::Timestamp::now().round(jiff::Unit::Second).map_err(|error| error.to_string())?.to_string();
     let text = print(view, args.output, &now)?;
     if args.output != Format::Table {
-        for message in view.messages.iter().filter(|message| message.severity != Severity::Notice) {
+        // Whoever reads the log of a pipeline wants to know why it failed.
+        for problem in statuses::problems(&view.statuses) {
+            eprintln!("{}", problem.at(&view.origins));
+        }
+        for message in &view.messages {
             eprintln!("{message}");
         }
     }

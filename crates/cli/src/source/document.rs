@@ -46,7 +46,10 @@ pub struct SyntaxError {
 /// When any of the text is not YAML: then nothing is known of the file, because a document that is cut short may look like a whole one.
 pub fn parse(text: &str) -> Result<Vec<Document>, SyntaxError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let nodes: Vec<Node> = serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| syntax_error(&error))?;
+    let nodes: Vec<Node> = serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| {
+        let error = syntax_error(&error);
+        SyntaxError { message: error.message + meant_for(text), ..error }
+    })?;
     Ok(nodes.into_iter().flat_map(|node| expand(Document { value: node.value, lines: node.lines })).collect())
 }
 
@@ -75,7 +78,11 @@ impl Lines {
     }
 }
 
-/// The library's limits are for small files; the alias limits, which stop a small file from becoming a huge one, stay.
+/// What a file's anchors and aliases may unfold into. A folder of manifests that share labels is far from it; a file that is made to
+/// grow ninefold with every line is there at once.
+const UNFOLDED: usize = 100_000;
+
+/// The library's limits are for small files; those that stop a small file from becoming a huge one are closer than its own.
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -85,7 +92,11 @@ fn options() -> serde_saphyr::Options {
             max_total_scalar_bytes: 1 << 30,
             max_total_comment_bytes: 1 << 30,
             max_buffered_comment_events: 100_000,
+            max_recorded_anchor_events: UNFOLDED,
+            // One anchor may well serve a thousand objects.
+            enforce_alias_anchor_ratio: false,
         },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: UNFOLDED },
         emit_comments: false,
         with_snippet: false,
     }
@@ -101,7 +112,28 @@ fn syntax_error(error: &serde_saphyr::Error) -> SyntaxError {
     let message = first.rsplit_once(" at line ").map_or(first, |(message, _)| message);
     // Some end with advice to who calls the library.
     let message = message.split_once(", set ").map_or(message, |(message, _)| message);
-    SyntaxError { line, column, message: message.trim_end_matches(':').to_owned() }
+    SyntaxError { line, column, message: plain(message.trim_end_matches(':')).to_owned() }
+}
+
+/// The library's limits in words for people.
+fn plain(message: &str) -> &str {
+    let speaks_of = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    if speaks_of(&["Depth {", "recursion limit"]) {
+        "nested deeper than any object is"
+    } else if speaks_of(&["RecordedAnchor", "alias replay"]) {
+        "its aliases unfold into too much"
+    } else {
+        message
+    }
+}
+
+/// Says what a text is that is no YAML, if it is for another program.
+fn meant_for(text: &str) -> &'static str {
+    if text.contains("{{") {
+        "; this looks like a Helm template: `helm template CHART | isthmus run -` reads what it renders"
+    } else {
+        ""
+    }
 }
 
 fn expand(document: Document) -> Vec<Document> {
@@ -313,6 +345,32 @@ mod tests {
             assert_eq!((error.line, error.column), (line, column), "{text:?}: {error}");
             assert!(!error.message.is_empty() && !error.message.contains(['\n', ',']), "{error}");
         }
+    }
+
+    #[test]
+    fn files_that_are_made_to_hurt_are_told_in_words() {
+        let names: Vec<char> = ('a'..'m').collect();
+        let grows = |pair: &[char]| format!("{}: &{0} [{}]\n", pair[1], [format!("*{}", pair[0])].repeat(9).join(","));
+        let bomb = "a: &a [x,x,x]\n".to_owned() + &names.windows(2).map(grows).collect::<String>();
+        let deep = (0..100).map(|depth| " ".repeat(depth) + "a:\n").collect();
+        for (text, expected) in [
+            (bomb, "its aliases unfold into too much"),
+            ("[".repeat(100_000), "nested deeper than any object is"),
+            (deep, "nested deeper than any object is"),
+            (
+                "metadata:\n  name: {{ .Release.Name }}\n".to_owned(),
+                "expected string scalar; this looks like a Helm template: `helm template CHART | isthmus run -` reads what it renders",
+            ),
+        ] {
+            assert_eq!(parse(&text).unwrap_err().message, expected);
+        }
+    }
+
+    #[test]
+    fn one_anchor_may_serve_many() {
+        let text =
+            "labels: &labels {app: shop}\n".to_owned() + &(0..1_000).map(|n| format!("l{n}: *labels\n")).collect::<String>();
+        assert_eq!(parse(&text).map(|documents| documents.len()), Ok(1));
     }
 
     #[test]

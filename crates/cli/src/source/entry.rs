@@ -67,7 +67,11 @@ impl Entry {
             metadata.insert("generation".to_owned(), json!(1));
         }
         let content = match isthmus_admission::admit(value) {
-            Err(faults) => Content::Rejected(name, faults.iter().map(|fault| found(&fault.field, &fault.message)).collect()),
+            Err(faults) => {
+                // That there may be more to say is no help to somebody who has something to correct.
+                let telling = faults.iter().filter(|fault| fault.message != isthmus_admission::NOT_ALL_CHECKED);
+                Content::Rejected(name, telling.map(|fault| found(&fault.field, &fault.message)).collect())
+            }
             Ok(admitted) => match decode(admitted.object) {
                 Ok(object) => Content::Object(
                     object,

@@ -41,7 +41,7 @@ impl Watch {
     /// Follows folders (with all folders in them) and single files. Standard input is not followed.
     pub fn start(roots: &[PathBuf]) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
-        let watched: Vec<_> = roots.iter().filter(|root| root.exists()).map(|root| watched(root)).collect();
+        let watched: Vec<_> = roots.iter().filter(|root| root.is_file() || root.is_dir()).map(|root| watched(root)).collect();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // A lost event is made up for by reading everything.
             let event = event.unwrap_or_else(|_| Event::default().set_flag(notify::event::Flag::Rescan));
