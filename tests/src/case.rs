@@ -82,6 +82,8 @@ pub struct Expect {
     pub path: Option<String>,
     /// The Host that the backend sees.
     pub host: Option<String>,
+    /// The protocol that the backend is asked in: `HTTP/1.1` or `HTTP/2.0`.
+    pub protocol: Option<String>,
     /// Request headers that the backend sees; `null`: absent.
     #[serde(default)]
     pub headers: BTreeMap<String, Option<String>>,
@@ -101,6 +103,8 @@ pub struct Expect {
     pub mirror_shares: BTreeMap<String, f64>,
     /// The answer comes within this many milliseconds.
     pub within_ms: Option<u64>,
+    /// The answer takes at least this many milliseconds.
+    pub at_least_ms: Option<u64>,
     /// How often the backends are asked in total, retries included.
     pub tries: Option<usize>,
     /// Not checked by the match function alone: the answer is made before or after matching (a malformed request, a misdirected one).

@@ -94,6 +94,8 @@ pub fn statuses(statuses: &Statuses, rejected: &[String]) -> String {
     }
     for (name, status) in &statuses.gateways {
         let _ = writeln!(out, "Gateway/{name}:");
+        let addresses: Vec<_> = status.addresses.iter().map(|address| format!("{} {}", address.r#type, address.value)).collect();
+        let _ = writeln!(out, "  addresses: [{}]", addresses.join(", "));
         conditions(&mut out, "  ", &status.conditions);
         for listener in &status.listeners {
             let kinds: Vec<_> = listener.supported_kinds.iter().map(|kind| kind.kind.as_str()).collect();
@@ -130,6 +132,10 @@ fn route(out: &mut String, name: &str, status: &RouteStatus) {
 fn conditions(out: &mut String, indent: &str, conditions: &[Condition]) {
     for condition in conditions {
         let message = if condition.message.is_empty() { String::new() } else { format!(" # {}", condition.message) };
-        let _ = writeln!(out, "{indent}{}: {:?} {}{message}", condition.r#type, condition.status, condition.reason);
+        let generation = match condition.observed_generation {
+            1 => String::new(),
+            other => format!(" observed {other}"),
+        };
+        let _ = writeln!(out, "{indent}{}: {:?} {}{generation}{message}", condition.r#type, condition.status, condition.reason);
     }
 }

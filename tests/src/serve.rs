@@ -107,6 +107,9 @@ async fn check_answer(exchange: &Exchange, answer: &Answer, seen: &mut Unbounded
         if expect.host.is_some() {
             equal("host at the backend", expect.host.as_ref(), Some(&last.report.host))?;
         }
+        if expect.protocol.is_some() {
+            equal("protocol at the backend", expect.protocol.as_ref(), Some(&last.report.proto))?;
+        }
         for (header, value) in &expect.headers {
             equal(&format!("header {header} at the backend"), value.as_ref(), header_of(&last.report, header).as_ref())?;
         }
@@ -126,7 +129,10 @@ async fn check_answer(exchange: &Exchange, answer: &Answer, seen: &mut Unbounded
     {
         return Err(format!("took {:?}, more than {limit} ms", answer.took));
     }
-    Ok(())
+    match expect.at_least_ms {
+        Some(least) if answer.took < Duration::from_millis(least) => Err(format!("took {:?}, less than {least} ms", answer.took)),
+        _ => Ok(()),
+    }
 }
 
 /// What has come to the backends: all of it, and mirrored copies as far as they come in time.

@@ -13,7 +13,7 @@ use crate::path::Path;
 use crate::{Finding, typed};
 
 /// The core kinds that Isthmus reads.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Namespace,
     Service,

@@ -157,7 +157,7 @@ impl FromStr for Pattern {
             regex::Error::CompiledTooBig(limit) => InvalidPattern::TooLarge { start: source.chars().take(40).collect(), limit },
             other => InvalidPattern::Syntax {
                 pattern: source.chars().take(200).collect(),
-                fault: other.to_string().lines().last().unwrap_or_default().trim().to_owned(),
+                fault: other.to_string().lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned(),
             },
         };
         // Compiled once as it stands, so that `a)|(b` is refused instead of completed by the group around it.

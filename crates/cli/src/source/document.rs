@@ -93,6 +93,8 @@ fn options() -> serde_saphyr::Options {
             max_total_comment_bytes: 1 << 30,
             max_buffered_comment_events: 100_000,
             max_recorded_anchor_events: UNFOLDED,
+            // As deep as other nesting may be; its own is too deep for the stack of a thread.
+            flow_nesting_limit: 64,
             // One anchor may well serve a thousand objects.
             enforce_alias_anchor_ratio: false,
         },
@@ -350,7 +352,7 @@ mod tests {
     #[test]
     fn files_that_are_made_to_hurt_are_told_in_words() {
         let names: Vec<char> = ('a'..'m').collect();
-        let grows = |pair: &[char]| format!("{}: &{0} [{}]\n", pair[1], [format!("*{}", pair[0])].repeat(9).join(","));
+        let grows = |pair: &[char]| format!("{}: &{0} [{}]\n", pair[1], vec![format!("*{}", pair[0]); 9].join(","));
         let bomb = "a: &a [x,x,x]\n".to_owned() + &names.windows(2).map(grows).collect::<String>();
         let deep = (0..100).map(|depth| " ".repeat(depth) + "a:\n").collect();
         for (text, expected) in [
