@@ -24,7 +24,11 @@ pub fn hints(view: &View, report: &Report) -> Vec<String> {
         .keys()
         .map(|key| {
             let origin = view.origins.get(&object(key));
-            (key, origin.map(|origin| origin.place.clone()), origin.and_then(|origin| origin.landmark))
+            (
+                key,
+                origin.map(|origin| origin.place.clone()),
+                origin.filter(|origin| origin.followed).and_then(|origin| origin.landmark),
+            )
         })
         .collect();
     routes.sort_by(|a, b| order(a.1.as_ref()).cmp(&order(b.1.as_ref())));

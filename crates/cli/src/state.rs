@@ -36,6 +36,8 @@ pub struct Origin {
     pub place: Place,
     /// The line of its [`crate::source::entry::Entry::landmark`].
     pub landmark: Option<u32>,
+    /// Whether an edit of it is seen.
+    pub followed: bool,
 }
 
 impl State {
@@ -78,7 +80,7 @@ impl State {
                     reading.messages.push(Message::fault(Some(place), text));
                     continue;
                 }
-                reading.origins.insert(name.clone(), Origin { place, landmark: entry.landmark });
+                reading.origins.insert(name.clone(), Origin { place, landmark: entry.landmark, followed: !file.once });
                 let old = before.remove(&name);
                 let Some(object) = object.map_or_else(|| old.clone(), |object| Some(next(old.as_ref(), object))) else {
                     continue;

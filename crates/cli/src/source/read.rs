@@ -35,6 +35,8 @@ pub struct File {
     pub entries: Arc<[Entry]>,
     /// Why it could not be read the last time.
     pub fault: Option<FileFault>,
+    /// It can be read only once, so that no edit of it is seen.
+    pub once: bool,
     /// Of what was read, to tell whether it changed.
     pub(crate) digest: Option<u64>,
 }
@@ -95,7 +97,11 @@ impl Folder {
                     std::fs::File::open(path).and_then(|mut pipe| pipe.read_to_string(&mut text))
                 };
                 read.map_err(failed(path))?;
-                folder.files.entry((folder.roots.len(), path.clone())).or_default().take(Ok(text));
+                let file = folder.files.entry((folder.roots.len(), path.clone())).or_default();
+                file.once = true;
+                document::with_room(|| {
+                    file.take(Ok(text));
+                });
             }
             let absolute = std::path::absolute(path).map_err(failed(path))?;
             folder.roots.push(Root { path: path.clone(), absolute, once });
@@ -141,6 +147,12 @@ impl Folder {
     }
 
     fn read(&mut self, names: BTreeSet<(usize, PathBuf)>) -> bool {
+        let mut changed = false;
+        document::with_room(|| changed = self.read_here(names));
+        changed
+    }
+
+    fn read_here(&mut self, names: BTreeSet<(usize, PathBuf)>) -> bool {
         let mut changed = false;
         for key in names {
             match read_text(&key.1) {
