@@ -106,7 +106,7 @@ where
 {
     let request = request(http2, tls, exchange)?;
     let fault = |error: hyper::Error| format!("{error:?}");
-    let response = if http2 {
+    if http2 {
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(fault)?;
         let driver = tokio::spawn(connection);
@@ -119,8 +119,7 @@ where
         let response = collect(sender.send_request(request).await.map_err(fault)?).await;
         driver.abort();
         response
-    };
-    response
+    }
 }
 
 async fn collect(response: http::Response<hyper::body::Incoming>) -> Result<Answer, String> {

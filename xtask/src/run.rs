@@ -8,8 +8,8 @@ use std::thread;
 use crate::fault::{Context as _, Fault};
 use crate::{process, workspace};
 
-/// What a first build costs: 8 minutes of one core in the dev profile, 14 in the release profile, whose linking is not shared.
-const DEV_CORE_MINUTES: usize = 8;
+/// What a first build costs: 5 minutes of one core in the dev profile, 14 in the release profile.
+const DEV_CORE_MINUTES: usize = 5;
 const RELEASE_CORE_MINUTES: usize = 14;
 
 /// Ports 80 and 443 need root, 8080 and 8443 do not.

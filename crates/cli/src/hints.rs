@@ -91,7 +91,7 @@ fn http(of: &HttpMatch) -> Option<(String, String)> {
     }
     for (index, query) in of.query.iter().enumerate() {
         let ValueMatch::Exact(value) = &query.value else { return None };
-        path += &format!("{}{}={value}", if index == 0 { '?' } else { '&' }, query.name);
+        path += &format!("{}{}={}", if index == 0 { '?' } else { '&' }, encoded(&query.name), encoded(value));
     }
     if let Some(method) = of.method.as_ref().filter(|method| *method.as_http() != http::Method::GET) {
         flags += &if *method.as_http() == http::Method::HEAD { " -I".to_owned() } else { format!(" -X {method}") };
@@ -119,9 +119,10 @@ fn curl(address: SocketAddr, listener: &Listener, hostname: Option<&Hostname>, p
         Protocol::Http => ("http", ""),
         Protocol::Https => ("https", " -k"),
     };
-    let path =
-        if path.contains(|c: char| "?&*$'\"() ".contains(c)) { (path.replace('\'', "%27"), "'") } else { (path.to_owned(), "") };
-    let ((path, quote), port) = (path, address.port());
+    // What no shell has a meaning for.
+    let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-~:@%+,=".contains(c));
+    let (path, quote) = if is_plain { (path.to_owned(), "") } else { (path.replace('\'', "%27"), "'") };
+    let port = address.port();
     let host = hostname.map(|hostname| hostname.suffix().map_or(hostname.to_string(), |suffix| format!("www{suffix}")));
     match host {
         None => format!("curl{insecure}{flags} {quote}{scheme}://{address}{path}{quote}"),
@@ -137,6 +138,15 @@ fn curl(address: SocketAddr, listener: &Listener, hostname: Option<&Hostname>, p
             format!("curl{insecure}{flags} --resolve {host}:{port}:{ip} {quote}{scheme}://{host}:{port}{path}{quote}")
         }
     }
+}
+
+/// A part of a query.
+fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
 }
 
 fn quoted(text: &str) -> String {
@@ -157,6 +167,7 @@ mod tests {
     fn curl_lines_find_their_listener() {
         for (address, protocol, hostname, path, expected) in [
             ("127.0.0.1:8080", Protocol::Http, None, "/", "curl http://127.0.0.1:8080/"),
+            ("127.0.0.1:8080", Protocol::Http, None, "/a;b!", "curl 'http://127.0.0.1:8080/a;b!'"),
             ("127.0.0.1:8080", Protocol::Http, Some("shop.localhost"), "/a", "curl http://shop.localhost:8080/a"),
             (
                 "127.0.0.2:8080",
@@ -193,11 +204,11 @@ mod tests {
             headers: vec![HeaderMatch { name: "x".parse().unwrap(), value: exact("it's") }],
             query: vec![
                 QueryParamMatch { name: "q".into(), value: exact("1") },
-                QueryParamMatch { name: "r".into(), value: exact("2") },
+                QueryParamMatch { name: "r".into(), value: exact("2 & 3'") },
             ],
             method: Some("POST".parse().unwrap()),
         };
-        assert_eq!(http(&of), Some(("/a?q=1&r=2".into(), " -H 'x: it'\\''s' -X POST".into())));
+        assert_eq!(http(&of), Some(("/a?q=1&r=2%20%26%203%27".into(), " -H 'x: it'\\''s' -X POST".into())));
         let regex = HttpMatch { path: PathMatch::Regex("/a".parse().unwrap()), ..of };
         assert_eq!(http(&regex), None, "no example can be made of a pattern");
     }

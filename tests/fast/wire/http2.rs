@@ -261,3 +261,20 @@ async fn headers_without_end() {
     client.send([PREFACE, &frame(4, 0, 0, &[]), &headers(1, false)].concat()).await;
     assert!(client.ends_within(Duration::from_secs(8)).await, "an HTTP/2 header without an end stays open");
 }
+
+/// HTTP/2 clients send each cookie in a line of its own; HTTP/1 servers read one line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cookies_are_joined_for_http1() {
+    let (_bed, address) = before(mirror_text().await).await;
+    let stream = TcpStream::connect(address).await.expect("accepted");
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let request =
+        http::Request::get("http://a/").header("cookie", "a=1").header("cookie", "b=2; c=3").body(Full::<Bytes>::default());
+    let response = sender.send_request(request.expect("a request")).await.expect("a response");
+    let seen = response.into_body().collect().await.expect("a body").to_bytes();
+    let seen = String::from_utf8_lossy(&seen).to_ascii_lowercase();
+    assert!(seen.contains("\r\ncookie: a=1; b=2; c=3\r\n"), "{seen}");
+    assert_eq!(seen.matches("\r\ncookie:").count(), 1, "{seen}");
+}

@@ -157,7 +157,7 @@ async fn retries() {
     let (_bed, address) = serve(short(), |address| {
         let mut snapshot = leads_to(address, &[good, bad], BackendProtocol::Http);
         edit_rule(&mut snapshot, |rule| {
-            rule.retry = Some(Retry { codes: vec![503], attempts: 1, backoff: Some(Duration::from_millis(1)) })
+            rule.retry = Some(Retry { codes: vec![503], attempts: 1, backoff: Some(Duration::from_millis(1)) });
         });
         snapshot
     })
