@@ -70,6 +70,8 @@ fn lints() -> Result<(), Fault> {
 }
 
 fn tests(filter: Option<&str>) -> Result<(), Fault> {
+    // Some tests run the binary, which `cargo test` does not build.
+    process::run(&mut workspace::cargo(&["build", "--workspace", "--bin", "isthmus", "--quiet"]))?;
     let mut command = workspace::cargo(&["test", "--workspace", "--quiet"]);
     process::run(command.args(filter).env("ISTHMUS_UPSTREAM", go::upstream()?))
 }

@@ -30,7 +30,8 @@ pub(crate) struct Arguments {
 /// Only returns if it fails.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
     let folder = workspace::caller().join(&arguments.folder);
-    if !folder.exists() {
+    let standard_input = arguments.folder.as_os_str() == "-";
+    if !standard_input && !folder.exists() {
         return Err(Fault::said(format!("there is no folder {}; examples/shop is one to start with", folder.display())));
     }
     build(arguments.release)?;

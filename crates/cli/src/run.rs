@@ -19,6 +19,8 @@ const CUT: u8 = 130;
 /// Serves until it is told to end, or judges the folder once.
 pub fn run(args: &Run) -> ExitCode {
     let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(2, usize::from), usize::from);
+    // Each connection is a file. What the system allows at most is what a gateway wants; if even that is refused, the usual limit holds.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let runtime = match threads {
         // A single worker has nobody to share with, so it need not pay for sharing.
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),

@@ -120,8 +120,8 @@ async fn byte_by_byte() {
 /// A client that asks and does not read is cut when a write has waited for too long, however small the responses are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reader_that_stops() {
-    let body = "x".repeat(3_000);
-    let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    // No body: Pingora watches the writing of bodies on its own.
+    let response = format!("HTTP/1.1 304 Not Modified\r\nx-long: {}\r\n\r\n", "x".repeat(3_000));
     let target = canned(Box::leak(response.into_bytes().into_boxed_slice()), false).await;
     let limits = Limits { write: Duration::from_millis(500), ..Limits::default() };
     let (_bed, address) = before_with(target, limits, |_| {}).await;
@@ -129,20 +129,5 @@ async fn reader_that_stops() {
     // More than the buffers of two sockets hold.
     client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(12_000)).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let mut n = 0;
-    let s = Instant::now();
-    loop {
-        match tokio::time::timeout(Duration::from_secs(3), client.bytes()).await {
-            Ok(b) if b.is_empty() => {
-                println!("eof {n} {:?}", s.elapsed());
-                break;
-            }
-            Ok(b) => n += b.len(),
-            Err(_) => {
-                println!("open {n}");
-                break;
-            }
-        }
-    }
     assert!(client.ends_within(Duration::from_secs(5)).await, "a connection whose client reads nothing stays open");
 }

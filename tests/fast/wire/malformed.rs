@@ -1,11 +1,15 @@
 //! Requests that two readers could read in two ways, or that are none.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use isthmus_tests::backend::mirror_text;
+use isthmus_dataplane::{AccessLog, Options};
+use isthmus_routing::BackendProtocol;
+use isthmus_tests::backend::{PORT, leads_to, mirror_text};
+use isthmus_tests::bed::{Bed, options, own_address};
 use isthmus_tests::raw::Raw;
 
-use super::before;
+use super::{before, short};
 
 /// Refused with the code, and the connection closed: what follows cannot be trusted to be a request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,4 +117,23 @@ async fn hop_by_hop() {
     {
         assert!(response.text().to_ascii_lowercase().contains("x-forwarded-for: 127."), "{}", response.text());
     }
+}
+
+/// A request that is refused is logged without what the client claims of itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_are_not_logged() {
+    let log = std::env::temp_dir().join(format!("isthmus-claims-{}.log", std::process::id()));
+    let ip = own_address();
+    let bed = Bed::start(Options { access_log: AccessLog::File(log.clone()), ..options(short()) }).await;
+    bed.serve(leads_to(ip, &[mirror_text().await], BackendProtocol::Http)).await;
+    for path in ["/", "/%00"] {
+        let mut client = Raw::connect(SocketAddr::new(ip, PORT)).await;
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 6.6.6.6\r\nconnection: close\r\n\r\n")).await;
+        client.response().await.expect("a response");
+    }
+    bed.dataplane.drain(Duration::ZERO, Duration::from_secs(1)).await;
+    let lines = std::fs::read_to_string(&log).expect("the log");
+    let _ = std::fs::remove_file(&log);
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    assert!(!lines.contains("6.6.6.6"), "{lines}");
 }

@@ -15,6 +15,7 @@ use pingora_core::protocols::{
     UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Sleep;
 
 use crate::connection::Connection;
 use crate::connection::linger::linger;
@@ -43,6 +44,8 @@ pub(crate) struct Io {
     admitted: Admitted,
     output: Vec<u8>,
     output_limit: usize,
+    /// Runs while the client takes nothing of what is written.
+    stalled: Option<Pin<Box<Sleep>>>,
     http2: bool,
     ended: bool,
 }
@@ -80,6 +83,7 @@ impl Io {
             admitted: Admitted::Bytes(0),
             output: Vec::new(),
             output_limit,
+            stalled: None,
             http2: false,
             ended: false,
         }
@@ -158,6 +162,19 @@ impl Io {
         }
     }
 
+    /// Bounds how long a write may wait. Pingora does so for bodies only: not for a header without a body, nor for a last chunk or
+    /// what HTTP/2 has in its buffers, and a client that never reads would keep its connection for ever.
+    fn poll_patience<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.connection.limits.write;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// Writes `output`, and `more` behind it in the same call; returns how much of `more` was written, with `output` empty.
     fn poll_write_out(&mut self, cx: &mut Context<'_>, more: &[u8]) -> Poll<io::Result<usize>> {
         while !self.output.is_empty() {
@@ -165,10 +182,11 @@ impl Io {
             let transport = Pin::new(transport);
             // The plain call is the cheaper one for the usual response, which fits the buffer.
             let written = if more.is_empty() {
-                ready!(transport.poll_write(cx, &self.output))?
+                transport.poll_write(cx, &self.output)
             } else {
-                ready!(transport.poll_write_vectored(cx, &[io::IoSlice::new(&self.output), io::IoSlice::new(more)]))?
+                transport.poll_write_vectored(cx, &[io::IoSlice::new(&self.output), io::IoSlice::new(more)])
             };
+            let written = ready!(self.poll_patience(cx, written))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -226,17 +244,23 @@ impl AsyncWrite for Io {
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = ready!(this.poll_write_out(cx, bytes))?;
-        if written > 0 { Poll::Ready(Ok(written)) } else { this.transport()?.poll_write(cx, bytes) }
+        if written > 0 {
+            return Poll::Ready(Ok(written));
+        }
+        let written = this.transport()?.poll_write(cx, bytes);
+        this.poll_patience(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_write_out(cx, &[]))?;
-        self.transport()?.poll_flush(cx)
+        let flushed = self.transport()?.poll_flush(cx);
+        self.poll_patience(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.as_mut().poll_flush(cx))?;
-        self.transport()?.poll_shutdown(cx)
+        let shut = self.transport()?.poll_shutdown(cx);
+        self.poll_patience(cx, shut)
     }
 }
 

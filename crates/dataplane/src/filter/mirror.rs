@@ -12,7 +12,7 @@ use isthmus_routing::filter::Mirror;
 use isthmus_routing::{BackendKey, Target};
 use pingora_core::connectors::http::Connector;
 use pingora_http::RequestHeader;
-use tokio::sync::{OnceCell, Semaphore, mpsc};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::balance::{InFlight, Interleave, Wire};
 use crate::proxy::defaults;
@@ -29,22 +29,32 @@ pub(crate) struct Mirrors {
     /// Made when the first one is sent: it reads the system's certificates.
     connector: OnceCell<Connector>,
     permits: Arc<Semaphore>,
+    /// Bytes of bodies that may still wait, over all of them.
+    room: Arc<Semaphore>,
 }
 
 /// The copies of one request whose body is on its way.
 #[derive(Debug, Default)]
 pub(crate) struct Copies {
-    queues: Vec<mpsc::Sender<Part>>,
+    queues: Vec<Queue>,
     /// Bytes that have been copied.
     copied: usize,
     /// Where the current try is in the body: a retry sends it from the start again.
     position: usize,
 }
 
+/// The way to one mirror.
+#[derive(Debug)]
+struct Queue {
+    parts: mpsc::Sender<Part>,
+    room: Arc<Semaphore>,
+}
+
 /// What follows the header.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Part {
-    Data(Bytes),
+    /// A piece, and the room that it takes until it is sent.
+    Data(Bytes, OwnedSemaphorePermit),
     /// The body is complete. A queue that closes without it belongs to a request that was cut off.
     End,
 }
@@ -65,7 +75,11 @@ impl MirrorRule {
 
 impl Mirrors {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { connector: OnceCell::new(), permits: Arc::new(Semaphore::new(defaults::MIRRORS)) })
+        Arc::new(Self {
+            connector: OnceCell::new(),
+            permits: Arc::new(Semaphore::new(defaults::MIRRORS)),
+            room: Arc::new(Semaphore::new(defaults::MIRROR_BYTES)),
+        })
     }
 
     /// Sends a copy to an endpoint; with a body, what [`Copies::push`] gets follows.
@@ -75,8 +89,8 @@ impl Mirrors {
             return;
         };
         let body = copies.map(|copies| {
-            let (queue, body) = mpsc::channel(defaults::MIRROR_QUEUE);
-            copies.queues.push(queue);
+            let (parts, body) = mpsc::channel(defaults::MIRROR_QUEUE);
+            copies.queues.push(Queue { parts, room: self.room.clone() });
             body
         });
         let mirrors = self.clone();
@@ -120,13 +134,13 @@ impl Copies {
             && self.position > self.copied
         {
             let fresh = data.slice(self.copied.saturating_sub(start)..);
-            self.queues.retain(|queue| queue.try_send(Part::Data(fresh.clone())).is_ok());
+            self.queues.retain(|queue| queue.takes(&fresh));
             self.copied = self.position;
         }
         if end && self.position == self.copied {
             for queue in self.queues.drain(..) {
                 // A queue without room belongs to a mirror that is too slow.
-                let _ = queue.try_send(Part::End);
+                let _ = queue.parts.try_send(Part::End);
             }
         }
     }
@@ -137,16 +151,31 @@ impl Copies {
     }
 }
 
+impl Queue {
+    /// Whether there was room.
+    fn takes(&self, data: &Bytes) -> bool {
+        let Ok(bytes) = u32::try_from(data.len()) else { return false };
+        let Ok(taken) = self.room.clone().try_acquire_many_owned(bytes) else { return false };
+        self.parts.try_send(Part::Data(data.clone(), taken)).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn drain(body: &mut mpsc::Receiver<Part>) -> Vec<Part> {
-        std::iter::from_fn(|| body.try_recv().ok()).collect()
+    /// What has come; none: the end.
+    fn drain(body: &mut mpsc::Receiver<Part>) -> Vec<Option<Bytes>> {
+        let shown = |part| match part {
+            Part::Data(data, _) => Some(data),
+            Part::End => None,
+        };
+        std::iter::from_fn(|| body.try_recv().ok()).map(shown).collect()
     }
 
     fn copies(capacity: usize) -> (Copies, mpsc::Receiver<Part>) {
-        let (queue, body) = mpsc::channel(capacity);
+        let (parts, body) = mpsc::channel(capacity);
+        let queue = Queue { parts, room: Arc::new(Semaphore::new(100)) };
         (Copies { queues: vec![queue], ..Copies::default() }, body)
     }
 
@@ -165,7 +194,7 @@ mod tests {
         copies.push(Some(&data("abcdef")), false);
         copies.push(Some(&data("g")), true);
         assert!(copies.is_empty());
-        assert_eq!(drain(&mut body), [Part::Data(data("abc")), Part::Data(data("def")), Part::Data(data("g")), Part::End]);
+        assert_eq!(drain(&mut body), [Some(data("abc")), Some(data("def")), Some(data("g")), None]);
     }
 
     #[test]
@@ -173,7 +202,7 @@ mod tests {
         let (mut copies, mut body) = copies(9);
         copies.push(Some(&data("a")), false);
         copies.push(None, true);
-        assert_eq!(drain(&mut body), [Part::Data(data("a")), Part::End]);
+        assert_eq!(drain(&mut body), [Some(data("a")), None]);
     }
 
     #[test]
@@ -183,8 +212,27 @@ mod tests {
         copies.push(Some(&data("b")), false);
         assert!(copies.is_empty());
         copies.push(Some(&data("c")), true);
-        assert_eq!(drain(&mut body), [Part::Data(data("a"))]);
+        assert_eq!(drain(&mut body), [Some(data("a"))]);
         assert!(body.is_closed());
+    }
+
+    #[test]
+    fn what_waits_for_all_mirrors_is_bounded_in_bytes() {
+        let room = Arc::new(Semaphore::new(5));
+        let queue = || {
+            let (parts, body) = mpsc::channel(9);
+            (Copies { queues: vec![Queue { parts, room: room.clone() }], ..Copies::default() }, body)
+        };
+        let ((mut one, mut first), (mut two, mut second), (mut three, _third)) = (queue(), queue(), queue());
+        one.push(Some(&data("abc")), false);
+        two.push(Some(&data("defg")), false);
+        assert!(two.is_empty() && drain(&mut second).is_empty(), "there is no room for four");
+        assert_eq!(drain(&mut first), [Some(data("abc"))]);
+        one.push(Some(&data("hijkl")), false);
+        assert!(!one.is_empty(), "what was sent gave its room back");
+        drop(first);
+        three.push(Some(&data("mnopq")), false);
+        assert!(!three.is_empty(), "and so did a mirror that went away");
     }
 
     #[test]

@@ -84,7 +84,11 @@ pub(crate) async fn run<A: HttpServerApp + Send + Sync + 'static>(
                 warnings.warn(
                     || tracing::warn!(%address, %error, "cannot accept: if files are too many, raise the limit (ulimit -n)"),
                 );
-                tokio::time::sleep(pause).await;
+                // Whoever closes the address waits for this task: an end is not put off until files are free again.
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = ended.as_mut() => return,
+                }
                 pause = (pause * 2).min(context.limits.accept_pause);
             }
         }

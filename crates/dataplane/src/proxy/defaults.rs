@@ -59,5 +59,8 @@ pub(crate) const DRAIN_AFTER_TIME: Duration = Duration::from_secs(2);
 pub(crate) const MIRROR: Duration = Duration::from_secs(15);
 /// Body chunks that wait for a mirror; a mirror that is slower loses the rest of the request.
 pub(crate) const MIRROR_QUEUE: usize = 64;
+/// Bytes of bodies that wait for mirrors in the whole process; who finds no room loses the rest of the request. 32 MiB: with
+/// chunks of 64 KiB, a mirror that hangs could otherwise make us hold gigabytes.
+pub(crate) const MIRROR_BYTES: usize = 32 * 1024 * 1024;
 /// Mirrored requests under way in the whole process; more are not sent.
 pub(crate) const MIRRORS: usize = 1024;

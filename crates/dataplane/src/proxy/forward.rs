@@ -1,8 +1,8 @@
 //! What an endpoint is sent.
 
 use http::HeaderValue;
-use http::header::{HOST, TE};
-use pingora_error::Result;
+use http::header::{COOKIE, HOST, TE};
+use pingora_error::{ErrorType::InternalError, OrErr, Result};
 use pingora_http::RequestHeader;
 
 use super::context::RequestContext;
@@ -22,6 +22,9 @@ pub(super) fn prepare(request: &mut RequestHeader, ctx: &RequestContext) -> Resu
     {
         request.insert_header(HOST, host)?;
     }
+    if destination.wire == Wire::H1 {
+        join_cookies(request)?;
+    }
     apply_filters(request, &matched.rule.filters, ctx)?;
     if let Some(filters) = matched.rule.backend_filters(destination.position) {
         apply_filters(request, filters, ctx)?;
@@ -34,6 +37,20 @@ pub(super) fn prepare(request: &mut RequestHeader, ctx: &RequestContext) -> Resu
         record.trace.apply(request);
     }
     Ok(())
+}
+
+/// RFC 9113, 8.2.3: HTTP/2 clients may send each cookie in a line of its own, which servers of HTTP/1 do not understand.
+pub(crate) fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    let mut lines = request.headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else { return Ok(()) };
+    let mut joined = [first.as_bytes(), b"; ", second.as_bytes()].concat();
+    for line in lines {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    let joined =
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)).or_err(InternalError, "cookies are fit for a header")?;
+    request.insert_header(COOKIE, joined)
 }
 
 /// What filters do to a request.

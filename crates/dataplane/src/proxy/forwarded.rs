@@ -79,7 +79,8 @@ fn starts_with(name: &[u8], prefix: &[u8]) -> bool {
     name.len() >= prefix.len() && name.iter().zip(prefix).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
 }
 
-fn drop_claims(request: &mut RequestHeader) {
+/// Drops what a client might deceive backends, or readers of the access log, with.
+pub(super) fn drop_claims(request: &mut RequestHeader) {
     let claim = |name: &&HeaderName| {
         let name = name.as_str().as_bytes();
         is_claim(name) || name == b"x_request_id" || name == b"x-request_id" || name == b"x_request-id"
@@ -93,7 +94,9 @@ fn drop_claims(request: &mut RequestHeader) {
 /// Logs of several hops are joined by it, so one that a client sends stays if it is fit for a log.
 fn keep_or_make_request_id(request: &mut RequestHeader) -> Result<()> {
     let fit = |id: &HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
-    if request.headers.get(REQUEST_ID).is_some_and(fit) {
+    let mut ids = request.headers.get_all(REQUEST_ID).iter();
+    // Of two, each hop might believe another one.
+    if ids.next().is_some_and(fit) && ids.next().is_none() {
         return Ok(());
     }
     request.insert_header(REQUEST_ID, request_id(fastrand::u128(..)))
@@ -208,6 +211,13 @@ mod tests {
             assert_eq!(Some(&*id) == sent, kept, "{sent:?} became {id}");
             assert!(kept || id.len() == 36);
         }
+        let mut two = RequestHeader::build("GET", b"/", None).expect("a request");
+        for id in ["fit", "another one"] {
+            two.append_header(REQUEST_ID, id).expect("a header");
+        }
+        keep_or_make_request_id(&mut two).expect("an id");
+        let left: Vec<_> = two.headers.get_all(REQUEST_ID).iter().map(HeaderValue::len).collect();
+        assert_eq!(left, [36], "neither of two is believed");
     }
 
     #[test]

@@ -26,7 +26,12 @@ use crate::telemetry::Flags;
 /// # Errors
 /// The answer that it gets instead.
 pub(super) fn decide(session: &mut ServerSession, ctx: &mut RequestContext) -> Result<(), Reply> {
-    let host = wire::admit(session)?;
+    let admitted = wire::admit(session);
+    if admitted.is_err() {
+        // The access log shows what is in the header now.
+        forwarded::drop_claims(session.req_header_mut());
+    }
+    let host = admitted?;
     let (Some(config), Some(connection)) = (ctx.config.clone(), ctx.connection.clone()) else {
         return Err(Reply::error(500, Flags::default(), "the request did not come over a listener"));
     };

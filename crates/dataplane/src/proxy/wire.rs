@@ -3,7 +3,7 @@
 //! Pingora has refused what cannot be parsed, several Hosts, and a target whose authority is another than Host's. What is refused here
 //! is what it lets pass although two servers could read it in two ways.
 
-use http::header::{ALLOW, CONNECTION, HOST, TRANSFER_ENCODING};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Uri, Version};
 use isthmus_routing::path;
 use pingora_core::protocols::http::ServerSession;
@@ -70,8 +70,14 @@ fn method_not_allowed(method: &Method) -> Reply {
 /// One coding is understood, and it says where the body ends only if it is the only one (RFC 9112, 6.1). Pingora drops
 /// Content-Length beside it, as it may. A server that does not is then out of step with us: so that is looked for in what the
 /// client sent.
+///
+/// Lengths are said once. Pingora takes several that are equal, and forwards them as they came.
 fn framing(session: &ServerSession) -> Result<(), Reply> {
     let request = session.req_header();
+    let mut lengths = request.headers.get_all(CONTENT_LENGTH).iter();
+    if lengths.next().is_some_and(|length| length.as_bytes().contains(&b',')) || lengths.next().is_some() {
+        return Err(refused("the request has several Content-Lengths; send one").closing());
+    }
     let mut codings = request.headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next().filter(|_| request.version != Version::HTTP_2) else { return Ok(()) };
     if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
@@ -127,6 +133,10 @@ fn normalise_target(request: &mut RequestHeader) -> Result<(), Reply> {
     }
     let normal = path::normalise(request.uri.path()).map_err(|fault| refused(fault.to_string()))?;
     let is_absolute_form = request.uri.authority().is_none() && !matches!(request.raw_path().first(), Some(b'/' | b'*'));
+    // Of anything else Pingora makes a path as well.
+    if is_absolute_form && !is_url(request.raw_path()) {
+        return Err(refused("the request target is neither a path nor an http URL"));
+    }
     let std::borrow::Cow::Owned(normal) = normal else {
         if !is_absolute_form {
             return Ok(());
@@ -135,6 +145,13 @@ fn normalise_target(request: &mut RequestHeader) -> Result<(), Reply> {
         return set_path(request, &path).map_err(|fault| refused(fault.to_string()));
     };
     set_path(request, &normal).map_err(|fault| refused(fault.to_string()))
+}
+
+/// Whether it begins as a URL of this protocol does.
+fn is_url(target: &[u8]) -> bool {
+    [&b"http://"[..], b"https://"]
+        .iter()
+        .any(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
 }
 
 #[cfg(test)]
@@ -167,6 +184,10 @@ mod tests {
         assert_eq!(normalise_target(&mut server).expect_err("not for GET").code(), 400);
         server.set_method(Method::OPTIONS);
         assert_eq!((normalise_target(&mut server), server.raw_path()), (Ok(()), &b"*"[..]));
+        for raw in ["a/b", "a:80/b", "ftp://a.example/b", "http:/b", "?b"] {
+            let Ok(mut odd) = RequestHeader::build("GET", raw.as_bytes(), None) else { continue };
+            assert_eq!(normalise_target(&mut odd).expect_err(raw).code(), 400, "{raw}");
+        }
         for raw in ["/a%2fb", "/a%00", "/a/..;/b", "/%ff", "/a\\b"] {
             assert_eq!(normalise_target(&mut request(raw, &[])).expect_err(raw).code(), 400, "{raw}");
         }

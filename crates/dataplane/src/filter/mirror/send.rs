@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::{Mirrors, Part};
 use crate::balance::{InFlight, Wire};
-use crate::proxy::{defaults, grpc, hop};
+use crate::proxy::{defaults, forward, grpc, hop};
 
 impl Mirrors {
     pub(super) async fn exchange(
@@ -49,6 +49,7 @@ fn prepare(request: &mut RequestHeader, wire: Wire, body: bool) -> Result<()> {
     match wire {
         Wire::H1 => {
             request.set_version(Version::HTTP_11);
+            forward::join_cookies(request)?;
             if body && !request.headers.contains_key(CONTENT_LENGTH) {
                 request.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
             }
@@ -114,7 +115,7 @@ async fn http2(mut session: Http2, request: RequestHeader, body: Option<Receiver
 /// The next piece; none at the body's end. An error if it was cut off.
 async fn next(body: &mut Receiver<Part>) -> Result<Option<Bytes>> {
     match body.recv().await {
-        Some(Part::Data(data)) => Ok(Some(data)),
+        Some(Part::Data(data, _room)) => Ok(Some(data)),
         Some(Part::End) => Ok(None),
         None => Error::e_explain(ErrorType::ConnectionClosed, "the request was cut off, or its mirror was too slow"),
     }
