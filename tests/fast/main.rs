@@ -1,6 +1,9 @@
 //! The tests that need no root. One binary, because linking is slow.
 
+mod api_server;
 mod cases;
+mod chart;
+mod controller;
 mod standalone;
 mod tidy;
 mod upstream;

@@ -33,7 +33,7 @@ const REGISTRIES: [&str; 8] = [
 ];
 
 /// The project's top folder.
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are in a folder of the project")
 }
 
@@ -57,7 +57,7 @@ fn is_source(path: &Path) -> bool {
 }
 
 /// Fails with all of them at once.
-fn assert_none(faults: &[String]) {
+pub(crate) fn assert_none(faults: &[String]) {
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use isthmus_api::{NamespacedName, Objects, decode};
 use isthmus_routing::{BackendKey, GatewayKey};
-use isthmus_translate::{Options, Translation, translate};
+use isthmus_translate::{Address, Options, Translation, translate};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -138,6 +138,8 @@ impl Input {
             let port_name = port_name(&objects, key);
             objects.apply(decode(endpoint_slice(&name, key, &port_name, *endpoint)).expect("a slice made here decodes"));
         }
+        let given = |ips: Vec<IpAddr>| ips.into_iter().map(Address::Ip).collect();
+        let addresses = addresses.into_iter().map(|(key, ips)| (key, given(ips))).collect();
         translate(&objects, &Options { addresses, ..Options::default() })
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `tests/cases/README.md` says what a case folder holds and how to write one.
 
+pub mod api_server;
 pub mod backend;
 pub mod bed;
 pub mod case;

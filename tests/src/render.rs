@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use isthmus_api::status::{Condition, RouteStatus, Statuses};
+use isthmus_api::status::{Condition, ListenerStatus, RouteStatus, Statuses};
 use isthmus_routing::{Matches, Rule, Snapshot, Target, WeightedBackend};
 use serde::Serialize;
 
@@ -97,13 +97,15 @@ pub fn statuses(statuses: &Statuses, rejected: &[String]) -> String {
         let addresses: Vec<_> = status.addresses.iter().map(|address| format!("{} {}", address.r#type, address.value)).collect();
         let _ = writeln!(out, "  addresses: [{}]", addresses.join(", "));
         conditions(&mut out, "  ", &status.conditions);
-        for listener in &status.listeners {
-            let kinds: Vec<_> = listener.supported_kinds.iter().map(|kind| kind.kind.as_str()).collect();
-            let _ = writeln!(out, "  {}:", listener.name);
-            let _ = writeln!(out, "    attachedRoutes: {}", listener.attached_routes);
-            let _ = writeln!(out, "    supportedKinds: [{}]", kinds.join(", "));
-            conditions(&mut out, "    ", &listener.conditions);
+        if status.attached_listener_sets > 0 {
+            let _ = writeln!(out, "  attachedListenerSets: {}", status.attached_listener_sets);
         }
+        listeners(&mut out, &status.listeners);
+    }
+    for (name, status) in &statuses.listener_sets {
+        let _ = writeln!(out, "ListenerSet/{name}:");
+        conditions(&mut out, "  ", &status.conditions);
+        listeners(&mut out, &status.listeners);
     }
     for (kind, routes) in [("HTTPRoute", &statuses.http_routes), ("GRPCRoute", &statuses.grpc_routes)] {
         for (name, status) in routes {
@@ -111,6 +113,16 @@ pub fn statuses(statuses: &Statuses, rejected: &[String]) -> String {
         }
     }
     out
+}
+
+fn listeners(out: &mut String, listeners: &[ListenerStatus]) {
+    for listener in listeners {
+        let kinds: Vec<_> = listener.supported_kinds.iter().map(|kind| kind.kind.as_str()).collect();
+        let _ = writeln!(out, "  {}:", listener.name);
+        let _ = writeln!(out, "    attachedRoutes: {}", listener.attached_routes);
+        let _ = writeln!(out, "    supportedKinds: [{}]", kinds.join(", "));
+        conditions(out, "    ", &listener.conditions);
+    }
 }
 
 fn route(out: &mut String, name: &str, status: &RouteStatus) {
@@ -124,7 +136,8 @@ fn route(out: &mut String, name: &str, status: &RouteStatus) {
         let section = of.section_name.as_ref().map(|name| format!(" section {name}")).unwrap_or_default();
         let port = of.port.map(|port| format!(" port {port}")).unwrap_or_default();
         let namespace = of.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
-        let _ = writeln!(out, "- parent: {namespace}{}{section}{port}", of.name);
+        let kind = if of.kind == "Gateway" { String::new() } else { format!("{} ", of.kind) };
+        let _ = writeln!(out, "- parent: {kind}{namespace}{}{section}{port}", of.name);
         conditions(out, "  ", &parent.conditions);
     }
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::fault::Fault;
-use crate::{cache, go, process, schemas, suites, workspace};
+use crate::{cache, chart, go, process, schemas, suites, workspace};
 
 const CARGO_DENY: &str = "0.20.2";
 
@@ -36,6 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
     ];
     if arguments.all {
         rows.push(check("dependencies", dependencies));
+        rows.push(check("chart", || chart::run(&chart::Arguments::default())));
         rows.push(check("suites", || suites::run(&suites::Arguments::default())));
     }
     report(&rows)

@@ -11,7 +11,7 @@ use crate::{process, workspace};
 const UPSTREAM: [&str; 2] = ["sigs.k8s.io/gateway-api@v1.7.0", "sigs.k8s.io/gateway-api/conformance@v1.7.0"];
 
 /// The toolchain that upstream's modules and the tools want; an older Go fetches it by itself.
-const TOOLCHAIN: &str = "go1.27.4";
+pub(crate) const TOOLCHAIN: &str = "go1.27.4";
 
 const MISSING: &str = "Go 1.21 or newer is needed (it fetches the version it wants by itself): https://go.dev/dl, or on Debian 13 and \
                        Ubuntu 24.04 `apt-get install golang-go`. Debian 12's own golang-go (1.19) is too old. Then run this again.";
@@ -33,9 +33,15 @@ pub(crate) fn upstream() -> Result<PathBuf, Fault> {
 /// nothing changed.
 pub(crate) fn build(package: &str, folder: &Path, name: &str) -> Result<PathBuf, Fault> {
     let target = folder.join(name);
-    let module = workspace::root().join("tests/suites/tools");
-    process::capture(command()?.current_dir(module).arg("build").arg("-o").arg(&target).arg(package))?;
+    process::capture(in_module(&workspace::root().join("tests/suites/tools"))?.arg("build").arg("-o").arg(&target).arg(package))?;
     Ok(target)
+}
+
+/// A `go` command in the folder of a module.
+pub(crate) fn in_module(folder: &Path) -> Result<Command, Fault> {
+    let mut command = command()?;
+    command.current_dir(folder);
+    Ok(command)
 }
 
 fn command() -> Result<Command, Fault> {

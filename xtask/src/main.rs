@@ -6,7 +6,10 @@
 
 mod bench;
 mod cache;
+mod chart;
 mod checks;
+mod cluster;
+mod conformance;
 mod fault;
 mod go;
 mod process;
@@ -38,6 +41,12 @@ enum Command {
     Suites(suites::Arguments),
     /// What a request costs beside other gateways (`edge`), and what finding its route costs (`routes`).
     Bench(bench::Arguments),
+    /// A real Kubernetes cluster on this machine, or on yours: `up`, `down`, `status`, `images`, `install`.
+    Cluster(cluster::Arguments),
+    /// What Helm makes of the chart.
+    Chart(chart::Arguments),
+    /// Upstream's conformance suite on that cluster.
+    Conformance(conformance::Arguments),
     /// Write the schemas of the pinned CRDs into the project, or compare them with `--check`.
     Schemas {
         /// Change nothing; fail if they differ.
@@ -54,6 +63,9 @@ fn main() -> ExitCode {
         Command::Test(arguments) => checks::run(&arguments),
         Command::Suites(arguments) => suites::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Chart(arguments) => chart::run(&arguments),
+        Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Schemas { check } => schemas::run(check),
         Command::Setup => setup(),
     };

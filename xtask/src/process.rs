@@ -124,7 +124,7 @@ fn line(command: &Command) -> String {
 }
 
 /// The last `count` lines, each on a line of its own and indented.
-fn tail(text: &str, count: usize) -> String {
+pub(crate) fn tail(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].iter().map(|line| format!("\n  | {line}")).collect()
 }

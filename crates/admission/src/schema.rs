@@ -162,9 +162,10 @@ struct Version {
     schema: Schema,
 }
 
-static FILES: [File; 5] = [
+static FILES: [File; 6] = [
     file("GatewayClass", include_str!("../schemas/v1.7.0/gatewayclasses.json")),
     file("Gateway", include_str!("../schemas/v1.7.0/gateways.json")),
+    file("ListenerSet", include_str!("../schemas/v1.7.0/listenersets.json")),
     file("HTTPRoute", include_str!("../schemas/v1.7.0/httproutes.json")),
     file("GRPCRoute", include_str!("../schemas/v1.7.0/grpcroutes.json")),
     file("ReferenceGrant", include_str!("../schemas/v1.7.0/referencegrants.json")),

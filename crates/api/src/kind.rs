@@ -14,6 +14,8 @@ pub enum Kind {
     GatewayClass,
     /// `Gateway`
     Gateway,
+    /// `ListenerSet`
+    ListenerSet,
     /// `HTTPRoute`
     HttpRoute,
     /// `GRPCRoute`
@@ -30,13 +32,16 @@ pub enum Kind {
     Secret,
     /// `ConfigMap`
     ConfigMap,
+    /// `GatewayParameters`
+    GatewayParameters,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::GatewayClass,
         Self::Gateway,
+        Self::ListenerSet,
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::ReferenceGrant,
@@ -45,6 +50,7 @@ impl Kind {
         Self::EndpointSlice,
         Self::Secret,
         Self::ConfigMap,
+        Self::GatewayParameters,
     ];
 
     /// The kind as objects spell it.
@@ -52,6 +58,7 @@ impl Kind {
         match self {
             Self::GatewayClass => "GatewayClass",
             Self::Gateway => "Gateway",
+            Self::ListenerSet => "ListenerSet",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::ReferenceGrant => "ReferenceGrant",
@@ -60,6 +67,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
+            Self::GatewayParameters => "GatewayParameters",
         }
     }
 
@@ -68,6 +76,7 @@ impl Kind {
         match self {
             Self::GatewayClass => "gatewayclasses",
             Self::Gateway => "gateways",
+            Self::ListenerSet => "listenersets",
             Self::HttpRoute => "httproutes",
             Self::GrpcRoute => "grpcroutes",
             Self::ReferenceGrant => "referencegrants",
@@ -76,16 +85,18 @@ impl Kind {
             Self::EndpointSlice => "endpointslices",
             Self::Secret => "secrets",
             Self::ConfigMap => "configmaps",
+            Self::GatewayParameters => "gatewayparameters",
         }
     }
 
     /// The API group; empty for the core.
     pub fn group(self) -> &'static str {
         match self {
-            Self::GatewayClass | Self::Gateway | Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant => {
+            Self::GatewayClass | Self::Gateway | Self::ListenerSet | Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant => {
                 "gateway.networking.k8s.io"
             }
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::GatewayParameters => "isthmus.dev",
             Self::Namespace | Self::Service | Self::Secret | Self::ConfigMap => "",
         }
     }
@@ -94,7 +105,14 @@ impl Kind {
     pub fn versions(self) -> &'static [&'static str] {
         match self {
             Self::GatewayClass | Self::Gateway | Self::HttpRoute | Self::ReferenceGrant => &["v1", "v1beta1"],
-            Self::GrpcRoute | Self::Namespace | Self::Service | Self::EndpointSlice | Self::Secret | Self::ConfigMap => &["v1"],
+            Self::ListenerSet
+            | Self::GrpcRoute
+            | Self::Namespace
+            | Self::Service
+            | Self::EndpointSlice
+            | Self::Secret
+            | Self::ConfigMap => &["v1"],
+            Self::GatewayParameters => &["v1alpha1"],
         }
     }
 
@@ -224,6 +242,8 @@ mod tests {
             ("gateway.networking.k8s.io/v1", "HTTPRoute", Some(Kind::HttpRoute)),
             ("gateway.networking.k8s.io/v1beta1", "HTTPRoute", Some(Kind::HttpRoute)),
             ("gateway.networking.k8s.io/v1beta1", "ReferenceGrant", Some(Kind::ReferenceGrant)),
+            ("gateway.networking.k8s.io/v1", "ListenerSet", Some(Kind::ListenerSet)),
+            ("gateway.networking.k8s.io/v1beta1", "ListenerSet", None),
             ("gateway.networking.k8s.io/v1beta1", "GRPCRoute", None),
             ("gateway.networking.k8s.io/v1", "Service", None),
             ("gateway.networking.k8s.io/v1alpha2", "HTTPRoute", None),
@@ -239,6 +259,7 @@ mod tests {
             ("gateway.networking.k8s.io/v1alpha2", "HTTPRoute", Some("HTTPRoute of gateway.networking.k8s.io/v1")),
             ("gateway.networking.k8s.io", "Gateway", Some("Gateway of gateway.networking.k8s.io/v1")),
             ("gateway.networking.k8s.io/v1", "httproute", Some("HTTPRoute of gateway.networking.k8s.io/v1")),
+            ("gateway.networking.k8s.io/v1alpha1", "ListenerSet", Some("ListenerSet of gateway.networking.k8s.io/v1")),
             ("v1", "service", Some("Service of v1")),
             ("gateway.networking.k8s.io/v1", "HTTPRoute", None),
             ("networking.istio.io/v1", "Gateway", None),

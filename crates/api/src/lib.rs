@@ -8,11 +8,13 @@
 pub mod duration;
 pub mod kind;
 pub mod objects;
+pub mod parameters;
 pub mod shared;
 pub mod status;
 
 pub use kind::{Kind, NamespacedName, ObjectRef};
 pub use objects::{DecodeError, Object, Objects, decode};
+pub use parameters::GatewayParameters;
 
 /// The generated types of the Gateway API, module by kind. The experimental channel's types have every field of the standard
 /// channel's (its CRDs are what `isthmus-admission` enforces).
@@ -22,6 +24,7 @@ pub use generated::gatewayclasses::GatewayClass;
 pub use generated::gateways::Gateway;
 pub use generated::grpcroutes::GrpcRoute;
 pub use generated::httproutes::HttpRoute;
+pub use generated::listenersets::ListenerSet;
 pub use generated::referencegrants::ReferenceGrant;
 /// The core kinds' nested types (`ServicePort`, `Endpoint`, `IntOrString`, ...).
 pub use k8s_openapi as core;

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind, Namespace, NamespacedName, ObjectMeta,
-    ObjectRef, ReferenceGrant, Secret, Service,
+    ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind, ListenerSet, Namespace,
+    NamespacedName, ObjectMeta, ObjectRef, ReferenceGrant, Secret, Service,
 };
 
 /// One object of a kind that Isthmus reads. Cheap to clone.
@@ -18,6 +18,8 @@ pub enum Object {
     GatewayClass(Arc<GatewayClass>),
     /// `Gateway`
     Gateway(Arc<Gateway>),
+    /// `ListenerSet`
+    ListenerSet(Arc<ListenerSet>),
     /// `HTTPRoute`
     HttpRoute(Arc<HttpRoute>),
     /// `GRPCRoute`
@@ -34,6 +36,8 @@ pub enum Object {
     Secret(Arc<Secret>),
     /// `ConfigMap`
     ConfigMap(Arc<ConfigMap>),
+    /// `GatewayParameters`
+    GatewayParameters(Arc<GatewayParameters>),
 }
 
 /// Every object that is known, by kind and name.
@@ -43,6 +47,8 @@ pub struct Objects {
     pub gateway_classes: BTreeMap<String, Arc<GatewayClass>>,
     /// By namespace and name.
     pub gateways: BTreeMap<NamespacedName, Arc<Gateway>>,
+    /// By namespace and name.
+    pub listener_sets: BTreeMap<NamespacedName, Arc<ListenerSet>>,
     /// By namespace and name.
     pub http_routes: BTreeMap<NamespacedName, Arc<HttpRoute>>,
     /// By namespace and name.
@@ -59,6 +65,8 @@ pub struct Objects {
     pub secrets: BTreeMap<NamespacedName, Arc<Secret>>,
     /// By namespace and name.
     pub config_maps: BTreeMap<NamespacedName, Arc<ConfigMap>>,
+    /// By namespace and name.
+    pub gateway_parameters: BTreeMap<NamespacedName, Arc<GatewayParameters>>,
 }
 
 /// Why JSON is not an object that Isthmus reads.
@@ -107,6 +115,7 @@ pub fn decode(value: Value) -> Result<Object, DecodeError> {
     Ok(match kind {
         Kind::GatewayClass => Object::GatewayClass(typed(kind, value)?),
         Kind::Gateway => Object::Gateway(typed(kind, value)?),
+        Kind::ListenerSet => Object::ListenerSet(typed(kind, value)?),
         Kind::HttpRoute => Object::HttpRoute(typed(kind, value)?),
         Kind::GrpcRoute => Object::GrpcRoute(typed(kind, value)?),
         Kind::ReferenceGrant => Object::ReferenceGrant(typed(kind, value)?),
@@ -115,6 +124,7 @@ pub fn decode(value: Value) -> Result<Object, DecodeError> {
         Kind::EndpointSlice => Object::EndpointSlice(typed(kind, value)?),
         Kind::Secret => Object::Secret(typed(kind, value)?),
         Kind::ConfigMap => Object::ConfigMap(typed(kind, value)?),
+        Kind::GatewayParameters => Object::GatewayParameters(typed(kind, value)?),
     })
 }
 
@@ -124,6 +134,7 @@ impl Object {
         match self {
             Self::GatewayClass(_) => Kind::GatewayClass,
             Self::Gateway(_) => Kind::Gateway,
+            Self::ListenerSet(_) => Kind::ListenerSet,
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::GrpcRoute(_) => Kind::GrpcRoute,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
@@ -132,6 +143,7 @@ impl Object {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Secret(_) => Kind::Secret,
             Self::ConfigMap(_) => Kind::ConfigMap,
+            Self::GatewayParameters(_) => Kind::GatewayParameters,
         }
     }
 
@@ -140,6 +152,7 @@ impl Object {
         match self {
             Self::GatewayClass(object) => &object.metadata,
             Self::Gateway(object) => &object.metadata,
+            Self::ListenerSet(object) => &object.metadata,
             Self::HttpRoute(object) => &object.metadata,
             Self::GrpcRoute(object) => &object.metadata,
             Self::ReferenceGrant(object) => &object.metadata,
@@ -148,6 +161,7 @@ impl Object {
             Self::EndpointSlice(object) => &object.metadata,
             Self::Secret(object) => &object.metadata,
             Self::ConfigMap(object) => &object.metadata,
+            Self::GatewayParameters(object) => &object.metadata,
         }
     }
 
@@ -166,6 +180,7 @@ impl Object {
         match self {
             Self::GatewayClass(object) => serde_json::to_value(object),
             Self::Gateway(object) => serde_json::to_value(object),
+            Self::ListenerSet(object) => serde_json::to_value(object),
             Self::HttpRoute(object) => serde_json::to_value(object),
             Self::GrpcRoute(object) => serde_json::to_value(object),
             Self::ReferenceGrant(object) => serde_json::to_value(object),
@@ -174,6 +189,7 @@ impl Object {
             Self::EndpointSlice(object) => serde_json::to_value(object),
             Self::Secret(object) => serde_json::to_value(object),
             Self::ConfigMap(object) => serde_json::to_value(object),
+            Self::GatewayParameters(object) => serde_json::to_value(object),
         }
     }
 }
@@ -185,6 +201,7 @@ impl Objects {
         match object {
             Object::GatewayClass(o) => self.gateway_classes.insert(key.name, o).map(Object::GatewayClass),
             Object::Gateway(o) => self.gateways.insert(key, o).map(Object::Gateway),
+            Object::ListenerSet(o) => self.listener_sets.insert(key, o).map(Object::ListenerSet),
             Object::HttpRoute(o) => self.http_routes.insert(key, o).map(Object::HttpRoute),
             Object::GrpcRoute(o) => self.grpc_routes.insert(key, o).map(Object::GrpcRoute),
             Object::ReferenceGrant(o) => self.reference_grants.insert(key, o).map(Object::ReferenceGrant),
@@ -193,6 +210,7 @@ impl Objects {
             Object::EndpointSlice(o) => self.endpoint_slices.insert(key, o).map(Object::EndpointSlice),
             Object::Secret(o) => self.secrets.insert(key, o).map(Object::Secret),
             Object::ConfigMap(o) => self.config_maps.insert(key, o).map(Object::ConfigMap),
+            Object::GatewayParameters(o) => self.gateway_parameters.insert(key, o).map(Object::GatewayParameters),
         }
     }
 
@@ -202,6 +220,7 @@ impl Objects {
         match object.kind {
             Kind::GatewayClass => self.gateway_classes.remove(&key.name).map(Object::GatewayClass),
             Kind::Gateway => self.gateways.remove(&key).map(Object::Gateway),
+            Kind::ListenerSet => self.listener_sets.remove(&key).map(Object::ListenerSet),
             Kind::HttpRoute => self.http_routes.remove(&key).map(Object::HttpRoute),
             Kind::GrpcRoute => self.grpc_routes.remove(&key).map(Object::GrpcRoute),
             Kind::ReferenceGrant => self.reference_grants.remove(&key).map(Object::ReferenceGrant),
@@ -210,6 +229,7 @@ impl Objects {
             Kind::EndpointSlice => self.endpoint_slices.remove(&key).map(Object::EndpointSlice),
             Kind::Secret => self.secrets.remove(&key).map(Object::Secret),
             Kind::ConfigMap => self.config_maps.remove(&key).map(Object::ConfigMap),
+            Kind::GatewayParameters => self.gateway_parameters.remove(&key).map(Object::GatewayParameters),
         }
     }
 }
@@ -299,6 +319,12 @@ mod tests {
                         "matchLabels": {"a": "b"}, "matchExpressions": [{"key": "k", "operator": "In", "values": ["v"]}]}}}}],
                 "tls": {"frontend": {"default": {"validation": {"mode": "AllowValidOnly",
                     "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}}}}}}),
+            json!({"apiVersion": gateway_api, "kind": "ListenerSet", "metadata": meta, "spec": {
+                "parentRef": {"group": "g", "kind": "Gateway", "name": "edge", "namespace": "z"},
+                "listeners": [{"name": "https", "hostname": "*.example.com", "port": 443, "protocol": "HTTPS",
+                    "tls": {"mode": "Terminate", "certificateRefs": [{"group": "", "kind": "Secret", "name": "c", "namespace": "z"}]},
+                    "allowedRoutes": {"kinds": [{"group": "g", "kind": "HTTPRoute"}], "namespaces": {"from": "Selector", "selector": {
+                        "matchLabels": {"a": "b"}, "matchExpressions": [{"key": "k", "operator": "In", "values": ["v"]}]}}}}]}}),
             json!({"apiVersion": gateway_api, "kind": "HTTPRoute", "metadata": meta, "spec": {
                 "parentRefs": [{"group": "g", "kind": "Gateway", "name": "edge", "namespace": "z", "sectionName": "https", "port": 443}],
                 "hostnames": ["a.example.com"],

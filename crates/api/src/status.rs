@@ -65,6 +65,20 @@ pub struct GatewayStatus {
     /// One for each listener of the spec, in its order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<ListenerStatus>,
+    /// How many ListenerSets are attached to it: allowed, and accepted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attached_listener_sets: i32,
+}
+
+/// `ListenerSet.status`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerSetStatus {
+    /// Conditions.
+    pub conditions: Vec<Condition>,
+    /// One for each listener of the spec, in its order; none if the Gateway does not allow the set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<ListenerStatus>,
 }
 
 /// An address of a Gateway.
@@ -76,7 +90,7 @@ pub struct GatewayAddress {
     pub value: String,
 }
 
-/// `Gateway.status.listeners[]`
+/// `Gateway.status.listeners[]` and `ListenerSet.status.listeners[]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerStatus {
@@ -126,7 +140,15 @@ pub struct Statuses {
     /// By namespace and name.
     pub gateways: BTreeMap<NamespacedName, GatewayStatus>,
     /// By namespace and name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub listener_sets: BTreeMap<NamespacedName, ListenerSetStatus>,
+    /// By namespace and name.
     pub http_routes: BTreeMap<NamespacedName, RouteStatus>,
     /// By namespace and name.
     pub grpc_routes: BTreeMap<NamespacedName, RouteStatus>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use isthmus_api::Kind;
 use isthmus_dataplane::AccessLog;
 
 use crate::standalone::{Echoes, Settings};
@@ -26,6 +27,8 @@ pub struct Args {
 pub enum Command {
     /// Serve a folder of Gateway API YAML on this machine and follow its edits.
     Run(Run),
+    /// Wait until a cluster says that a Gateway, ListenerSet or route is served at its newest generation.
+    Wait(Wait),
     /// Print the version.
     Version,
 }
@@ -84,6 +87,51 @@ pub struct Run {
     /// After SIGTERM or Ctrl-C: how many seconds until what is left is cut.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_seconds)]
     pub drain: Duration,
+}
+
+/// `isthmus wait`
+#[derive(Debug, clap::Args)]
+pub struct Wait {
+    /// What to wait for: httproute/NAME, grpcroute/NAME, gateway/NAME, listenerset/NAME or gatewayclass/NAME.
+    #[arg(value_name = "KIND/NAME")]
+    pub object: ObjectName,
+
+    /// Its namespace. Default: the one of the current context.
+    #[arg(long, short, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+
+    /// How many seconds to wait.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    pub timeout: Duration,
+}
+
+/// `httproute/shop`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName {
+    /// A kind that has a status of ours.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+}
+
+impl FromStr for ObjectName {
+    type Err = String;
+
+    /// The kind as `kubectl` takes it: singular or plural, in any case, with or without its group.
+    fn from_str(text: &str) -> Result<Self, String> {
+        const KINDS: [Kind; 5] = [Kind::HttpRoute, Kind::GrpcRoute, Kind::Gateway, Kind::ListenerSet, Kind::GatewayClass];
+        let (kind, name) = text.split_once('/').filter(|(_, name)| !name.is_empty()).ok_or("not KIND/NAME")?;
+        let kind = kind.to_ascii_lowercase();
+        let is_meant = |of: &Kind| {
+            let (singular, plural) = (of.as_str().to_ascii_lowercase(), of.plural());
+            let full = |name: &str| format!("{name}.{}", of.group());
+            kind == singular || kind == plural || kind == full(&singular) || kind == full(plural)
+        };
+        let kind = KINDS.into_iter().find(is_meant).ok_or_else(|| {
+            format!("{kind} is not one of {}", KINDS.map(|kind| kind.as_str().to_ascii_lowercase()).join(", "))
+        })?;
+        Ok(Self { kind, name: name.to_owned() })
+    }
 }
 
 /// `--admin`
@@ -145,7 +193,25 @@ mod tests {
         let words = ["isthmus", "run"].into_iter().chain(line.split_whitespace());
         match Args::try_parse_from(words).map_err(|error| error.to_string())?.command {
             Command::Run(run) => Ok(run),
-            Command::Version => Err("version".to_owned()),
+            Command::Wait(_) | Command::Version => Err("another command".to_owned()),
+        }
+    }
+
+    #[test]
+    fn objects_are_named_as_kubectl_names_them() {
+        for (text, expected) in [
+            ("httproute/shop", Ok((Kind::HttpRoute, "shop"))),
+            ("HTTPRoutes/shop", Ok((Kind::HttpRoute, "shop"))),
+            ("gateways.gateway.networking.k8s.io/edge", Ok((Kind::Gateway, "edge"))),
+            ("gatewayclass/isthmus", Ok((Kind::GatewayClass, "isthmus"))),
+            ("listenerset/team", Ok((Kind::ListenerSet, "team"))),
+            ("service/shop", Err("service is not one of httproute, grpcroute, gateway, listenerset, gatewayclass")),
+            ("httproute/", Err("not KIND/NAME")),
+            ("shop", Err("not KIND/NAME")),
+        ] {
+            let found = text.parse::<ObjectName>();
+            let found = found.as_ref().map(|object| (object.kind, object.name.as_str())).map_err(String::as_str);
+            assert_eq!(found, expected, "{text}");
         }
     }
 

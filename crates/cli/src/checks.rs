@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use isthmus_api::shared::{GATEWAY_GROUP, ParentRef, RouteView};
 use isthmus_api::status::Statuses;
-use isthmus_api::{Kind, NamespacedName, ObjectRef, Objects};
+use isthmus_api::{Kind, ListenerSet, NamespacedName, ObjectRef, Objects};
 use isthmus_translate::CONTROLLER_NAME;
 
 use crate::message::{Message, Place};
 use crate::state::Origin;
 
-/// Gateways whose class is missing, routes without a parent, and a folder without a Gateway.
+/// Gateways whose class is missing, ListenerSets and routes without a parent, and a folder without a Gateway.
 pub fn check(objects: &Objects, statuses: &Statuses, origins: &BTreeMap<ObjectRef, Origin>) -> Vec<Message> {
     let mut messages = Vec::new();
     if objects.gateways.is_empty() {
@@ -19,6 +19,8 @@ pub fn check(objects: &Objects, statuses: &Statuses, origins: &BTreeMap<ObjectRe
     messages.extend(
         objects.gateways.iter().filter_map(|(name, gateway)| class(objects, name, &gateway.spec.gateway_class_name, origins)),
     );
+    let sets = objects.listener_sets.iter().filter(|(name, _)| !statuses.listener_sets.contains_key(name));
+    messages.extend(sets.filter_map(|(name, set)| detached(objects, name, set, origins)));
     let http = objects.http_routes.iter().map(|(name, route)| (name, RouteView::from(&**route), statuses.http_routes.get(name)));
     let grpc = objects.grpc_routes.iter().map(|(name, route)| (name, RouteView::from(&**route), statuses.grpc_routes.get(name)));
     for (name, route, status) in http.chain(grpc) {
@@ -52,6 +54,26 @@ fn class(objects: &Objects, name: &NamespacedName, class: &str, origins: &BTreeM
     }
 }
 
+/// A ListenerSet that nobody judges. The class of a Gateway that is there has been said before.
+fn detached(
+    objects: &Objects,
+    name: &NamespacedName,
+    set: &ListenerSet,
+    origins: &BTreeMap<ObjectRef, Origin>,
+) -> Option<Message> {
+    let object = ObjectRef { kind: Kind::ListenerSet, namespace: Some(name.namespace.clone()), name: name.name.clone() };
+    let place =
+        origins.get(&object).map(|origin| Place { line: origin.landmark.unwrap_or(origin.place.line), ..origin.place.clone() });
+    let parent = &set.spec.parent_ref;
+    let gateway = NamespacedName::new(parent.namespace.as_ref().unwrap_or(&name.namespace).clone(), parent.name.clone());
+    let (group, kind) = (parent.group.as_deref().unwrap_or(GATEWAY_GROUP), parent.kind.as_deref().unwrap_or("Gateway"));
+    if group != GATEWAY_GROUP || kind != "Gateway" {
+        return Some(Message::warning(place, format!("{object} adds no listener: its parentRef is a {kind}; name a Gateway")));
+    }
+    (!objects.gateways.contains_key(&gateway))
+        .then(|| Message::warning(place, format!("{object} adds no listener: there is no Gateway {gateway}")))
+}
+
 /// A route that nobody judges.
 fn lost(
     objects: &Objects,
@@ -61,23 +83,23 @@ fn lost(
 ) -> Option<Message> {
     let object = ObjectRef { kind: route.kind, namespace: Some(name.namespace.clone()), name: name.name.clone() };
     let place = origins.get(&object).map(|origin| origin.place.clone());
-    let gateway = |parent: &ParentRef| {
+    let missing = |parent: &ParentRef| {
         let key = NamespacedName::new(parent.namespace.as_ref().unwrap_or(&name.namespace).clone(), parent.name.clone());
-        (parent.group == GATEWAY_GROUP && parent.kind == "Gateway").then_some(key)
+        let there = match parent.kind.as_str() {
+            _ if parent.group != GATEWAY_GROUP => return None,
+            "Gateway" => objects.gateways.contains_key(&key),
+            "ListenerSet" => objects.listener_sets.contains_key(&key),
+            _ => return None,
+        };
+        (!there).then(|| format!("{} {key}", parent.kind))
     };
-    let missing: Vec<_> = route
-        .parent_refs
-        .iter()
-        .filter_map(gateway)
-        .filter(|key| !objects.gateways.contains_key(key))
-        .map(|key| key.to_string())
-        .collect();
+    let missing: Vec<_> = route.parent_refs.iter().filter_map(missing).collect();
     if route.parent_refs.is_empty() {
         return Some(Message::warning(place, format!("{object} has no parentRefs, so it routes nothing")));
     }
     // The class of a Gateway that is there has been said above.
     (!missing.is_empty())
-        .then(|| Message::warning(place, format!("{object} routes nothing: there is no Gateway {}", missing.join(", "))))
+        .then(|| Message::warning(place, format!("{object} routes nothing: there is no {}", missing.join(" and no "))))
 }
 
 #[cfg(test)]
@@ -128,6 +150,37 @@ mod tests {
             ("isthmus", CONTROLLER_NAME, "", vec!["HTTPRoute/x/r has no parentRefs, so it routes nothing"]),
         ] {
             assert_eq!(texts(class, controller, parent), expected, "{class} {controller} {parent}");
+        }
+    }
+
+    #[test]
+    fn listener_sets_that_lead_nowhere_are_said() {
+        let api_version = "gateway.networking.k8s.io/v1";
+        for (parent, route_parent, expected) in [
+            (json!({"name": "g"}), "s", vec![]),
+            (json!({"name": "typo"}), "s", vec!["ListenerSet/x/s adds no listener: there is no Gateway x/typo"]),
+            (
+                json!({"group": "", "kind": "Service", "name": "g"}),
+                "s",
+                vec!["ListenerSet/x/s adds no listener: its parentRef is a Service; name a Gateway"],
+            ),
+            (json!({"name": "g"}), "typo", vec!["HTTPRoute/x/r routes nothing: there is no ListenerSet x/typo"]),
+        ] {
+            let mut objects = Objects::default();
+            for object in [
+                json!({"apiVersion": api_version, "kind": "GatewayClass", "metadata": {"name": "c"}, "spec": {"controllerName": CONTROLLER_NAME}}),
+                json!({"apiVersion": api_version, "kind": "Gateway", "metadata": {"name": "g", "namespace": "x"},
+                       "spec": {"gatewayClassName": "c", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}}),
+                json!({"apiVersion": api_version, "kind": "ListenerSet", "metadata": {"name": "s", "namespace": "x"},
+                       "spec": {"parentRef": parent, "listeners": [{"name": "http", "port": 81, "protocol": "HTTP"}]}}),
+                json!({"apiVersion": api_version, "kind": "HTTPRoute", "metadata": {"name": "r", "namespace": "x"},
+                       "spec": {"parentRefs": [{"group": "gateway.networking.k8s.io", "kind": "ListenerSet", "name": route_parent}]}}),
+            ] {
+                objects.apply(decode(object).unwrap());
+            }
+            let statuses = translate(&objects, &Options::default()).statuses;
+            let said: Vec<_> = check(&objects, &statuses, &BTreeMap::new()).iter().map(ToString::to_string).collect();
+            assert_eq!(said, expected, "{parent}");
         }
     }
 

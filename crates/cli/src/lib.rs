@@ -19,3 +19,4 @@ pub mod standalone;
 pub mod state;
 pub mod statuses;
 pub mod table;
+pub mod wait;

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal).with_writer(std::io::stderr).init();
     match Args::parse().command {
         Command::Run(args) => isthmus_cli::run::run(&args),
+        Command::Wait(args) => isthmus_cli::wait::run(&args),
         Command::Version => {
             println!("isthmus {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

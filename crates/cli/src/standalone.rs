@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use isthmus_api::status::Statuses;
 use isthmus_api::{ObjectRef, Objects};
 use isthmus_routing::{BackendKey, GatewayKey, Snapshot, Version};
-use isthmus_translate::{Options, Translation, translate};
+use isthmus_translate::{Address, Options, Translation, translate};
 
 use crate::certificates::Certificates;
 use crate::checks;
@@ -166,8 +166,9 @@ impl Standalone {
         let assigned = self.addresses.assign(&view.objects, is_usable);
         view.addresses = assigned.addresses;
         view.messages.extend(assigned.messages);
-        let options = Options { addresses: view.addresses.clone(), unavailable: BTreeMap::new() };
-        let Translation { snapshot, statuses } = translate(&view.objects, &options);
+        let options = options(&view.addresses, BTreeMap::new());
+        let Translation { snapshot, statuses, .. } = translate(&view.objects, &options);
+        let snapshot = Arc::new(snapshot.keeping(&self.view.snapshot));
         let shifted = ports::shift(&snapshot, self.settings.port_offset);
         view.messages.extend(checks::check(&view.objects, &statuses, &view.origins));
         let collided = |((gateway, listener), reason): (&(GatewayKey, String), &String)| {
@@ -191,7 +192,7 @@ impl Standalone {
     fn judge(&mut self) {
         let unavailable =
             self.unavailable.iter().chain(&self.view.collisions).map(|(key, reason)| (key.clone(), reason.clone())).collect();
-        let options = Options { addresses: self.view.addresses.clone(), unavailable };
+        let options = options(&self.view.addresses, unavailable);
         self.view.statuses = translate(&self.view.objects, &options).statuses;
     }
 
@@ -244,6 +245,11 @@ impl View {
     pub fn is_good(&self) -> bool {
         self.messages.iter().all(|message| message.severity != Severity::Fault) && statuses::problems(&self.statuses).is_empty()
     }
+}
+
+fn options(addresses: &BTreeMap<GatewayKey, Vec<IpAddr>>, unavailable: BTreeMap<(GatewayKey, String), String>) -> Options {
+    let addresses = addresses.iter().map(|(key, ips)| (key.clone(), ips.iter().copied().map(Address::Ip).collect()));
+    Options { addresses: addresses.collect(), unavailable, ..Options::default() }
 }
 
 /// Whether this machine has the address: a socket can be had on it.

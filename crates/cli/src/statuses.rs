@@ -44,6 +44,10 @@ pub fn objects(statuses: &Statuses, objects: &Objects, now: &str) -> Vec<Value> 
         let metadata = objects.gateways.get(name).map_or(&none, |gateway| &gateway.metadata);
         documents.push(document(Kind::Gateway, metadata, status, now));
     }
+    for (name, status) in &statuses.listener_sets {
+        let metadata = objects.listener_sets.get(name).map_or(&none, |set| &set.metadata);
+        documents.push(document(Kind::ListenerSet, metadata, status, now));
+    }
     for (name, status) in &statuses.http_routes {
         let metadata = objects.http_routes.get(name).map_or(&none, |route| &route.metadata);
         documents.push(document(Kind::HttpRoute, metadata, status, now));
@@ -86,14 +90,24 @@ pub fn problems(statuses: &Statuses) -> Vec<Problem> {
             note(object(Kind::Gateway, name), Some(&format!("listener {}", listener.name)), &listener.conditions);
         }
     }
+    for (name, status) in &statuses.listener_sets {
+        note(object(Kind::ListenerSet, name), None, &status.conditions);
+        for listener in &status.listeners {
+            note(object(Kind::ListenerSet, name), Some(&format!("listener {}", listener.name)), &listener.conditions);
+        }
+    }
     let http = statuses.http_routes.iter().map(|(name, status)| (Kind::HttpRoute, name, status));
     let grpc = statuses.grpc_routes.iter().map(|(name, status)| (Kind::GrpcRoute, name, status));
     for (kind, name, status) in http.chain(grpc) {
         for parent in &status.parents {
             let namespace = parent.parent_ref.namespace.as_ref().unwrap_or(&name.namespace);
-            let gateway = NamespacedName::new(namespace.clone(), parent.parent_ref.name.clone());
+            let to = NamespacedName::new(namespace.clone(), parent.parent_ref.name.clone());
+            let kind_of_parent = match parent.parent_ref.kind.as_str() {
+                "Gateway" => String::new(),
+                other => format!("{other} "),
+            };
             let section = parent.parent_ref.section_name.as_ref().map(|section| format!(" {section}")).unwrap_or_default();
-            note(object(kind, name), Some(&format!("parent {gateway}{section}")), &parent.conditions);
+            note(object(kind, name), Some(&format!("parent {kind_of_parent}{to}{section}")), &parent.conditions);
         }
     }
     problems
@@ -162,7 +176,9 @@ fn set_times(value: &mut Value, now: &str) {
 #[cfg(test)]
 mod tests {
     use isthmus_api::shared::ParentRef;
-    use isthmus_api::status::{GatewayClassStatus, GatewayStatus, ListenerStatus, RouteParentStatus, RouteStatus};
+    use isthmus_api::status::{
+        GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteParentStatus, RouteStatus,
+    };
 
     use super::*;
 
@@ -201,6 +217,15 @@ mod tests {
                         condition("OverlappingTLSConfig", True, "O"),
                         condition("Accepted", False, "PortUnavailable"),
                     ])],
+                    attached_listener_sets: 0,
+                },
+            )]
+            .into(),
+            listener_sets: [(
+                name.clone(),
+                ListenerSetStatus {
+                    conditions: vec![condition("Accepted", True, "Accepted"), condition("Programmed", False, "ParentNotProgrammed")],
+                    listeners: vec![listener(vec![condition("Conflicted", True, "HostnameConflict")])],
                 },
             )]
             .into(),
@@ -217,6 +242,8 @@ mod tests {
             [
                 "Gateway/x/n: Programmed=Unknown Pending: m",
                 "Gateway/x/n (listener http): Accepted=False PortUnavailable: m",
+                "ListenerSet/x/n: Programmed=False ParentNotProgrammed: m",
+                "ListenerSet/x/n (listener http): Conflicted=True HostnameConflict: m",
                 "HTTPRoute/x/n (parent x/n http): ResolvedRefs=False BackendNotFound: m",
                 "HTTPRoute/x/n (parent x/n http): PartiallyInvalid=True Unsupported: m",
             ]
@@ -230,7 +257,7 @@ mod tests {
         held.apply(isthmus_api::decode(class).unwrap());
         let documents = objects(&statuses(), &held, "2026-01-02T03:04:05Z");
         let kinds: Vec<_> = documents.iter().map(|document| document["kind"].as_str().unwrap()).collect();
-        assert_eq!(kinds, ["GatewayClass", "Gateway", "HTTPRoute", "GRPCRoute"]);
+        assert_eq!(kinds, ["GatewayClass", "Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute"]);
         assert_eq!(
             documents[0],
             json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "c", "generation": 3}, "status": {"conditions": [
@@ -242,6 +269,6 @@ mod tests {
         let back: Vec<Value> = serde_saphyr::from_multiple(&yaml).unwrap();
         assert_eq!(back, documents);
         let list: Value = serde_json::from_str(&render(&documents, Format::Json).unwrap()).unwrap();
-        assert_eq!(list["items"].as_array().unwrap().len(), 4);
+        assert_eq!(list["items"].as_array().unwrap().len(), 5);
     }
 }

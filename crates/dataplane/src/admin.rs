@@ -187,7 +187,7 @@ mod tests {
 
     async fn start(snapshot: Snapshot) -> (Admin, Sources) {
         let telemetry = Telemetry::start(&Options::default()).expect("nothing to open");
-        let config = Config::compile(&Arc::new(snapshot), None, &telemetry);
+        let config = Config::compile(&Arc::new(snapshot), &Arc::default(), None, &telemetry);
         let readiness = Arc::new(Readiness::default());
         let sources = Sources { telemetry, config: Arc::new(ArcSwap::from_pointee(config)), readiness };
         (Admin::start(([127, 0, 0, 1], 0).into(), sources.clone()).await.expect("starts"), sources)

@@ -7,7 +7,7 @@ pub(crate) mod listener;
 pub(crate) mod rule;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) version: Version,
     /// What was compiled.
     pub(crate) snapshot: Arc<Snapshot>,
+    /// Where Gateways without an address listen.
+    addresses: Arc<[IpAddr]>,
     /// Everything that is listened on.
     pub(crate) ports: BTreeMap<SocketAddr, Arc<Port>>,
     backends: HashMap<BackendKey, Arc<BackendState>, foldhash::fast::RandomState>,
@@ -53,15 +55,27 @@ impl Config {
     /// What is served before the first snapshot: nothing.
     pub(crate) fn empty() -> Self {
         let snapshot = Arc::<Snapshot>::default();
-        Self { version: snapshot.version(), snapshot, ports: BTreeMap::new(), backends: HashMap::default() }
+        Self {
+            version: snapshot.version(),
+            snapshot,
+            addresses: Arc::default(),
+            ports: BTreeMap::new(),
+            backends: HashMap::default(),
+        }
     }
 
-    /// Compiles a snapshot. Cannot fail: what a snapshot refers to and does not hold is answered with an error when a
-    /// request needs it.
-    pub(crate) fn compile(snapshot: &Arc<Snapshot>, previous: Option<&Self>, telemetry: &Telemetry) -> Self {
+    /// Compiles a snapshot whose Gateways without an address listen on `addresses`. Cannot fail: what a snapshot refers to and does
+    /// not hold is answered with an error when a request needs it.
+    pub(crate) fn compile(
+        snapshot: &Arc<Snapshot>,
+        addresses: &Arc<[IpAddr]>,
+        previous: Option<&Self>,
+        telemetry: &Telemetry,
+    ) -> Self {
         let mut ports = BTreeMap::new();
         for (key, gateway) in &snapshot.gateways {
-            compile_gateway(key, gateway, &mut ports, &Sources { snapshot, previous, telemetry });
+            let addresses = addresses_of(gateway, addresses);
+            compile_gateway(key, gateway, addresses, &mut ports, &Sources { snapshot, previous, telemetry });
         }
         let backend = |(key, backend)| {
             let before = previous.and_then(|previous: &Self| previous.backends.get(key));
@@ -69,10 +83,16 @@ impl Config {
         };
         Self {
             version: snapshot.version(),
+            addresses: addresses.clone(),
             ports,
             backends: snapshot.backends.iter().map(backend).collect(),
             snapshot: snapshot.clone(),
         }
+    }
+
+    /// Where a Gateway of the snapshot listens.
+    pub(crate) fn addresses<'c>(&'c self, gateway: &'c Gateway) -> &'c [IpAddr] {
+        addresses_of(gateway, &self.addresses)
     }
 
     /// The balancer of a backend; none: the snapshot does not hold it, so it has no endpoints.
@@ -96,8 +116,19 @@ impl Sources<'_> {
     }
 }
 
-fn compile_gateway(key: &GatewayKey, gateway: &Gateway, ports: &mut BTreeMap<SocketAddr, Arc<Port>>, sources: &Sources<'_>) {
-    let Some(first) = gateway.addresses.first() else { return };
+/// Its own addresses, or else these.
+fn addresses_of<'a>(gateway: &'a Gateway, otherwise: &'a [IpAddr]) -> &'a [IpAddr] {
+    if gateway.addresses.is_empty() { otherwise } else { &gateway.addresses }
+}
+
+fn compile_gateway(
+    key: &GatewayKey,
+    gateway: &Gateway,
+    addresses: &[IpAddr],
+    ports: &mut BTreeMap<SocketAddr, Arc<Port>>,
+    sources: &Sources<'_>,
+) {
+    let Some(first) = addresses.first() else { return };
     let mut numbers: Vec<_> = gateway.listeners.iter().map(Listener::socket_port).collect();
     numbers.sort_unstable();
     numbers.dedup();
@@ -112,7 +143,7 @@ fn compile_gateway(key: &GatewayKey, gateway: &Gateway, ports: &mut BTreeMap<Soc
                 CompiledListener::compile(key, listener, before, sources)
             })
             .collect();
-        for address in &gateway.addresses {
+        for address in addresses {
             let address = SocketAddr::new(*address, number);
             let port = Port::compile(address, key, protocol, &all, sources.previous);
             let taken = ports.entry(address).or_insert_with(|| port.clone());

@@ -14,7 +14,7 @@ mod proxy;
 mod telemetry;
 mod tls;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,12 +46,24 @@ pub struct Options {
     pub otlp: Option<String>,
     /// What clients may take; the default is for a port that faces the internet.
     pub limits: Limits,
+    /// Where a Gateway that names no address listens; none: nowhere. `0.0.0.0` takes IPv4 only and `::` IPv6 only, so both may be here.
+    pub addresses: Vec<IpAddr>,
+    /// The first snapshot is none yet: only the admin server answers, and it is not ready, until the next one comes.
+    pub placeholder: bool,
 }
 
-/// Two threads; no admin address, access log or spans.
+/// Two threads; no admin address, access log or spans; what a Gateway names is where it listens.
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 2, admin: None, access_log: AccessLog::Off, otlp: None, limits: Limits::default() }
+        Self {
+            threads: 2,
+            admin: None,
+            access_log: AccessLog::Off,
+            otlp: None,
+            limits: Limits::default(),
+            addresses: Vec::new(),
+            placeholder: false,
+        }
     }
 }
 
@@ -133,8 +145,9 @@ pub enum StartError {
 }
 
 impl Dataplane {
-    /// Starts in the current tokio runtime and serves each value of `snapshots`, the first before this returns: its listeners are open
-    /// then, or [`Dataplane::reports`] says why not. When the sender of `snapshots` goes, the last one is served on.
+    /// Starts in the current tokio runtime and serves each value of `snapshots`, the first before this returns (unless it is a
+    /// [placeholder](Options::placeholder)): its listeners are open then, or [`Dataplane::reports`] says why not. When the sender of
+    /// `snapshots` goes, the last one is served on.
     ///
     /// # Errors
     /// When the admin address or the access log cannot be opened, or the OTLP endpoint cannot be used. A listener that cannot be opened
@@ -162,9 +175,11 @@ impl Dataplane {
         let (report, reports) = watch::channel(Arc::default());
         let (orders, ordered) = mpsc::channel(1);
         let (alive, ended) = watch::channel(());
-        let mut manager = Manager::new(Arc::new(context), shared, telemetry.clone(), report);
+        let mut manager = Manager::new(Arc::new(context), shared, telemetry.clone(), report, options.addresses.into());
         let first = snapshots.borrow_and_update().clone();
-        manager.serve(first).await;
+        if !options.placeholder {
+            manager.serve(first).await;
+        }
         tokio::spawn(async move {
             manager.run(snapshots, ordered).await;
             telemetry.flush(FLUSH).await;

@@ -8,7 +8,7 @@ pub(crate) mod report;
 pub(crate) mod socket;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub(crate) struct Manager<A> {
     /// Addresses that are closed and whose connections have not all ended.
     closing: Vec<Arc<Closing>>,
     reports: watch::Sender<Arc<Report>>,
+    /// Where Gateways without an address listen.
+    addresses: Arc<[IpAddr]>,
 }
 
 /// An address that is accepted on.
@@ -66,6 +68,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
         shared: Shared,
         telemetry: Arc<Telemetry>,
         reports: watch::Sender<Arc<Report>>,
+        addresses: Arc<[IpAddr]>,
     ) -> Self {
         Self {
             context,
@@ -76,6 +79,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
             failed: BTreeMap::new(),
             closing: Vec::new(),
             reports,
+            addresses,
         }
     }
 
@@ -109,9 +113,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
 
     /// Makes a snapshot the one that is served.
     pub(crate) async fn serve(&mut self, snapshot: Arc<Snapshot>) {
-        let (previous, telemetry) = (self.shared.load_full(), self.telemetry.clone());
+        let (previous, telemetry, addresses) = (self.shared.load_full(), self.telemetry.clone(), self.addresses.clone());
         // Seconds for tens of thousands of routes, and requests go on meanwhile.
-        let compiled = tokio::task::spawn_blocking(move || Config::compile(&snapshot, Some(&previous), &telemetry));
+        let compiled = tokio::task::spawn_blocking(move || Config::compile(&snapshot, &addresses, Some(&previous), &telemetry));
         let Ok(config) = compiled.await else {
             tracing::error!("a snapshot could not be compiled and is not served; the one before goes on");
             self.telemetry.config_rejected();

@@ -33,6 +33,6 @@ pub use matching::{GrpcMatch, HeaderMatch, HttpMatch, MethodMatch, PathMatch, Qu
 pub use name::{BackendKey, CertificateKey, GatewayKey, RouteKey, RouteKind};
 pub use retry::Retry;
 pub use route::{Matches, Route, Rule};
-pub use snapshot::{Snapshot, Version};
+pub use snapshot::{Changes, Item, ItemKey, Snapshot, Version};
 pub use timeout::Timeouts;
 pub use tls::Certificate;

@@ -123,6 +123,12 @@ pub struct InvalidName {
     like: &'static str,
 }
 
+impl InvalidName {
+    pub(crate) fn new(text: &str, like: &'static str) -> Self {
+        Self { text: text.to_owned(), like }
+    }
+}
+
 fn split3<'a>(text: &'a str, kind: Option<&str>, like: &'static str) -> Result<(&'a str, &'a str, &'a str), InvalidName> {
     let mut parts = text.splitn(3, '/');
     match (parts.next(), parts.next(), parts.next()) {

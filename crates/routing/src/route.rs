@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::filter::Filter;
-use crate::{GrpcMatch, HttpMatch, Retry, Timeouts, WeightedBackend};
+use crate::{BackendKey, GrpcMatch, HttpMatch, Retry, Target, Timeouts, WeightedBackend};
 
 /// An HTTPRoute or a GRPCRoute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +12,28 @@ pub struct Route {
     pub created: i64,
     /// Its rules; their positions are those in the object, so that logs, metrics and statuses name the same rule.
     pub rules: Vec<Rule>,
+}
+
+impl Route {
+    /// The backends of its backendRefs and of its mirrors, as often as they are named.
+    pub fn backend_keys(&self) -> impl Iterator<Item = &BackendKey> {
+        fn mirrored(filters: &[Filter]) -> impl Iterator<Item = &Target> {
+            filters.iter().filter_map(|filter| match filter {
+                Filter::RequestMirror(mirror) => Some(&mirror.target),
+                _ => None,
+            })
+        }
+
+        let targets = self.rules.iter().flat_map(|rule| {
+            let backends =
+                rule.backends.iter().flat_map(|backend| std::iter::once(&backend.target).chain(mirrored(&backend.filters)));
+            backends.chain(mirrored(&rule.filters))
+        });
+        targets.filter_map(|target| match target {
+            Target::Backend(key) => Some(key),
+            Target::Invalid => None,
+        })
+    }
 }
 
 /// What matches, and what is then done.

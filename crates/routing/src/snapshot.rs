@@ -1,13 +1,21 @@
 //! Everything that a proxy needs at one moment.
 
-use std::collections::BTreeMap;
+mod item;
+mod model;
+mod select;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::name::{InvalidName, as_text};
 use crate::{Backend, BackendKey, Certificate, CertificateKey, Gateway, GatewayKey, Route, RouteKey};
+
+pub use item::{Changes, Item, ItemKey, UnknownItem};
+pub use model::{Lacking, ModelVersion, Models};
 
 /// A set of keyed items. Two snapshots with equal items are equal, have the same bytes and the same [`Version`].
 ///
@@ -23,6 +31,10 @@ pub struct Snapshot {
     pub backends: BTreeMap<BackendKey, Arc<Backend>>,
     /// Certificates that at least one listener refers to.
     pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
+    /// References of listeners whose content is malformed at the moment: whoever holds a certificate for one goes on with it, see
+    /// [`Snapshot::keeping`]. None of them is in `certificates` until then.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kept: BTreeSet<CertificateKey>,
 }
 
 /// A content hash: equal snapshots have equal versions on every machine.
@@ -34,6 +46,18 @@ impl fmt::Display for Version {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
+
+impl std::str::FromStr for Version {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        let bad = || InvalidName::new(s, "0123456789abcdef");
+        let digits = s.len() == 16 && s.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let number = u64::from_str_radix(s, 16).ok().filter(|_| digits).ok_or_else(bad)?;
+        Ok(Self(number.to_be_bytes()))
+    }
+}
+
+as_text!(Version);
 
 impl Snapshot {
     /// Hashes the serialised snapshot; costs about as much as serialising it, so keep the result.
@@ -80,7 +104,19 @@ mod tests {
         let mut other = full.clone();
         other.routes.pop_last();
         assert_ne!(full.version(), other.version());
-        assert_eq!(Snapshot::default().version().to_string().len(), 16);
+        let mut other = full.clone();
+        other.kept.clear();
+        assert_ne!(full.version(), other.version());
+    }
+
+    #[test]
+    fn versions_are_read_as_they_are_shown() {
+        let version = Snapshot::default().version();
+        assert_eq!(version.to_string().parse(), Ok(version));
+        assert_eq!(serde_json::to_string(&version).unwrap(), format!("\"{version}\""));
+        for text in ["", "+123456789abcdef", "0123456789ABCDEF", "0123456789abcde", "0123456789abcdef0"] {
+            assert!(text.parse::<Version>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ fn main() {
     let routes = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(10_000);
     let mut options = Options::default();
     let edge = GatewayKey { namespace: "bench".to_owned(), name: "edge".to_owned() };
-    options.addresses.insert(edge, vec![std::net::Ipv4Addr::LOCALHOST.into()]);
+    options.addresses.insert(edge, vec![std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST).into()]);
 
     let objects = objects(routes);
     let decoded = peak_mb();

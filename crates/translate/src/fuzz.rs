@@ -1,11 +1,11 @@
 //! Mutated objects: nothing panics, everything is repeatable, and neighbours stay as they are.
 
 use isthmus_api::{Objects, decode};
-use isthmus_routing::{Attachment, RouteKey, RouteKind, Snapshot};
+use isthmus_routing::{Attachment, Listener, RouteKey, RouteKind, Snapshot};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::testing::{base, gateway_with, object, options, route, secret, service};
+use crate::testing::{base, edge, gateway_with, object, options, route, secret, service};
 use crate::{Translation, translate};
 
 /// One change: which object, the way down into it, and what is put there (none: it is dropped).
@@ -45,6 +45,8 @@ fn odd() -> impl Strategy<Value = Option<Value>> {
         "other",
         "front",
         "Service",
+        "ListenerSet",
+        "first",
         "ReplacePrefixMatch",
         "kubernetes.io/wss",
         "ExternalName",
@@ -109,13 +111,16 @@ fn world() -> Vec<Value> {
         },
     ]);
     let spec = json!({
-        "gatewayClassName": "isthmus", "listeners": listeners, "addresses": [{"type": "IPAddress", "value": "127.0.0.1"}],
+        "gatewayClassName": "isthmus", "listeners": listeners, "allowedListeners": {"namespaces": {"from": "All"}}, "addresses": [{"type": "IPAddress", "value": "127.0.0.1"}],
         "tls": {"frontend": {"default": {}, "perPort": [{"port": 8443, "tls": {}}]}},
     });
     let mirror = json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "front", "port": 80}, "percent": 5}});
     let add = json!({"add": [{"name": "x-a", "value": "1"}], "set": [{"name": "x-b", "value": "2"}], "remove": ["x-c"]});
     let http = json!({
-        "parentRefs": [{"name": "edge"}, {"name": "edge", "sectionName": "http", "port": 80}],
+        "parentRefs": [
+            {"name": "edge"}, {"name": "edge", "sectionName": "http", "port": 80},
+            {"group": "gateway.networking.k8s.io", "kind": "ListenerSet", "name": "first", "namespace": "other"},
+        ],
         "hostnames": ["a.example.com", "*.example.com"],
         "rules": [
             {
@@ -149,6 +154,14 @@ fn world() -> Vec<Value> {
             "filters": [mirror], "backendRefs": [{"name": "front", "port": 80}],
         }],
     });
+    let more = json!([
+        {"name": "http", "port": 80, "protocol": "HTTP", "hostname": "set.example.com", "allowedRoutes": {"namespaces": {"from": "All"}}},
+        {"name": "https", "port": 443, "protocol": "HTTPS", "hostname": "*.example.com", "tls": {"certificateRefs": [{"name": "tls2", "namespace": "other"}]}},
+    ]);
+    let set = |name: &str| {
+        let spec = json!({"parentRef": {"name": "edge", "namespace": "shop"}, "listeners": more});
+        object("gateway.networking.k8s.io/v1", "ListenerSet", "other", name, json!({"generation": 1}), spec)
+    };
     let grant = json!({
         "from": [
             {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "shop"},
@@ -180,6 +193,8 @@ fn world() -> Vec<Value> {
         ),
         slice,
         object("gateway.networking.k8s.io/v1", "ReferenceGrant", "other", "g", json!({}), grant),
+        set("first"),
+        set("second"),
         route("HTTPRoute", "web", http),
         route(
             "HTTPRoute",
@@ -204,6 +219,17 @@ fn without(snapshot: &Snapshot, key: &RouteKey) -> (Vec<(RouteKey, String)>, Vec
         routes.map(|(other, route)| (other.clone(), format!("{route:?}"))).collect(),
         attachments.filter(|attachment| attachment.route != *key).cloned().collect(),
     )
+}
+
+/// What the Gateway's own listeners and conditions are.
+fn of_gateway(translation: &Translation) -> (Vec<Listener>, Vec<String>) {
+    let listeners = translation.snapshot.gateways[&edge()].listeners.iter().filter(|listener| !listener.name.contains('/'));
+    let status = translation.statuses.gateways.values().flat_map(|status| {
+        // An overlap with a ListenerSet is worth knowing, and nothing that is wrong.
+        let of_listeners = status.listeners.iter().flat_map(|listener| &listener.conditions);
+        status.conditions.iter().chain(of_listeners.filter(|condition| condition.r#type != "OverlappingTLSConfig"))
+    });
+    (listeners.cloned().collect(), status.map(|condition| format!("{condition:?}")).collect())
 }
 
 #[test]
@@ -242,6 +268,20 @@ proptest! {
         prop_assert_eq!(bytes(&first), bytes(&again));
         let parsed: Snapshot = serde_json::from_str(&bytes(&first).0).expect("a snapshot reads what it wrote");
         prop_assert_eq!(&parsed, &*first.snapshot);
+    }
+
+    #[test]
+    fn a_listener_set_changes_nothing_of_the_gateway(mutations in mutations()) {
+        thread_local!(static WORLD: Vec<Value> = world());
+        let mut list = WORLD.with(Clone::clone);
+        list.retain(|object| object["metadata"]["name"] != "second");
+        let before = translate(&objects(&list), &options());
+        let first = list.iter_mut().find(|object| object["metadata"]["name"] == "first").expect("the world has it");
+        for Mutation { way, odd, .. } in &mutations {
+            mutate(&mut first["spec"], way, odd.as_ref());
+        }
+        let after = translate(&objects(&list), &options());
+        prop_assert_eq!(of_gateway(&before), of_gateway(&after));
     }
 
     #[test]

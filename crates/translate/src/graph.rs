@@ -10,53 +10,87 @@ pub(crate) mod gateway;
 pub(crate) mod gateway_class;
 mod hostname_index;
 pub(crate) mod listener;
+pub(crate) mod listener_set;
+mod parameters;
 mod reference_grant;
 pub(crate) mod route;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use isthmus_api::shared::RouteView;
-use isthmus_api::{NamespacedName, Objects};
-use isthmus_routing::{Certificate, CertificateKey, RouteKey};
+use isthmus_api::{NamespacedName, ObjectRef, Objects};
+use isthmus_routing::{Certificate, CertificateKey, GatewayKey, RouteKey};
 
-use attachment::NamespaceLabels;
 pub(crate) use attachment::ParentNode;
+use attachment::{NamespaceLabels, Parents};
 use backend_ref::Backends;
 use certificate::Certificates;
 pub(crate) use endpoint::Services;
 use gateway::GatewayNode;
 use gateway_class::GatewayClassNode;
+use listener_set::ListenerSetNode;
 use reference_grant::ReferenceGrants;
 use route::RouteNode;
 
-use crate::Options;
+use crate::{Options, Proof};
 
 /// Everything that is ours, resolved and judged.
 #[derive(Debug)]
 pub(crate) struct Graph<'a> {
-    pub(crate) classes: BTreeMap<&'a str, GatewayClassNode>,
+    pub(crate) classes: BTreeMap<&'a str, GatewayClassNode<'a>>,
     pub(crate) gateways: BTreeMap<NamespacedName, GatewayNode>,
+    pub(crate) listener_sets: BTreeMap<NamespacedName, ListenerSetNode>,
     /// Sorted by key.
     pub(crate) routes: Vec<RouteNode>,
     /// Those that can be served.
     pub(crate) certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
     pub(crate) services: Services<'a>,
+    /// Certificates whose content cannot be read now: a proxy goes on with what it holds.
+    pub(crate) kept: BTreeSet<CertificateKey>,
+    /// Secrets that something refers to and may refer to.
+    pub(crate) references: BTreeSet<ObjectRef>,
+    /// What proxies have acknowledged, if they are asked.
+    pub(crate) proof: Option<&'a BTreeMap<GatewayKey, Proof>>,
+    /// Why the version of the CRDs is not supported.
+    pub(crate) unsupported_version: Option<&'a str>,
 }
 
 impl<'a> Graph<'a> {
     /// Resolves and judges everything.
-    pub(crate) fn build(objects: &'a Objects, options: &Options) -> Self {
+    pub(crate) fn build(objects: &'a Objects, options: &'a Options) -> Self {
         let grants = ReferenceGrants::new(objects);
         let services = Services::new(objects);
         let classes = gateway_class::ours(objects);
         let mut certificates = Certificates::new(&objects.secrets, &grants);
         let mut gateways = gateway::ours(objects, &classes, options, &mut certificates);
-        let certificates = certificates.into_read();
-        let mut routes = read_routes(objects, &gateways, &Backends { services: &services, grants: &grants });
-        claim_listeners(objects, &mut routes, &gateways);
+        let labels = NamespaceLabels::new(objects);
+        let judge = listener_set::Judge { objects, options, labels: &labels };
+        let listener_sets = listener_set::join(&judge, &mut gateways, &mut certificates);
+        let (certificates, kept, references) = certificates.into_read();
+        let parents = Parents { gateways: &gateways, listener_sets: &listener_sets };
+        let mut routes = read_routes(objects, &parents, &Backends { services: &services, grants: &grants });
+        claim_listeners(&mut routes, &parents, &labels);
         attachment::attach(&mut routes, &mut gateways);
-        Self { classes, gateways, routes, certificates, services }
+        Self {
+            classes,
+            gateways,
+            listener_sets,
+            routes,
+            certificates,
+            services,
+            kept,
+            references,
+            proof: options.proof.as_ref(),
+            unsupported_version: options.unsupported_version.as_deref(),
+        }
+    }
+
+    /// What the proxies of a Gateway have acknowledged; none: they are not asked.
+    pub(crate) fn proof(&self, gateway: &GatewayKey) -> Option<Cow<'a, Proof>> {
+        let proofs = self.proof?;
+        Some(proofs.get(gateway).map_or_else(|| Cow::Owned(Proof::default()), Cow::Borrowed))
     }
 
     /// A route by its key.
@@ -76,35 +110,22 @@ fn of_group(group: &str) -> String {
     if group.is_empty() { "of the core group".to_owned() } else { format!("of group `{group}`") }
 }
 
-fn read_routes(
-    objects: &Objects,
-    gateways: &BTreeMap<NamespacedName, GatewayNode>,
-    backends: &Backends<'_, '_>,
-) -> Vec<RouteNode> {
+fn read_routes(objects: &Objects, parents: &Parents<'_>, backends: &Backends<'_, '_>) -> Vec<RouteNode> {
     let http = objects.http_routes.values().map(|route| RouteView::from(&**route));
     let grpc = objects.grpc_routes.values().map(|route| RouteView::from(&**route));
     let nameable = http.chain(grpc).filter(|view| is_nameable(&view.namespaced_name()));
-    let mut routes: Vec<_> = nameable.filter_map(|view| route::read(&view, gateways, backends)).collect();
+    let mut routes: Vec<_> = nameable.filter_map(|view| route::read(&view, parents, backends)).collect();
     routes.sort_by(|a, b| a.key.cmp(&b.key));
     routes
 }
 
-fn claim_listeners(objects: &Objects, routes: &mut [RouteNode], gateways: &BTreeMap<NamespacedName, GatewayNode>) {
-    let namespaces = objects.http_routes.keys().chain(objects.grpc_routes.keys()).map(|name| name.namespace.as_str());
-    let labels = NamespaceLabels::new(objects, namespaces);
+fn claim_listeners(routes: &mut [RouteNode], parents: &Parents<'_>, labels: &NamespaceLabels<'_>) {
     for route in routes {
-        let claims: Vec<_> = route
-            .parents
-            .iter()
-            .map(|parent| {
-                gateways.get(&parent.gateway).map(|gateway| attachment::claim(route, &parent.parent_ref, gateway, &labels))
-            })
-            .collect();
+        let claims: Vec<_> = route.parents.iter().map(|parent| attachment::claim(route, parent, parents, labels)).collect();
         for (parent, claims) in route.parents.iter_mut().zip(claims) {
             match claims {
-                Some(Ok(claims)) => parent.claims = claims,
-                Some(Err(fault)) => parent.fault = Some(fault),
-                None => {}
+                Ok(claims) => parent.claims = claims,
+                Err(fault) => parent.fault = Some(fault),
             }
         }
     }

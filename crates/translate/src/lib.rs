@@ -1,7 +1,7 @@
-//! Objects -> snapshot and statuses.
+//! Objects -> snapshot, statuses and wanted infrastructure.
 //!
-//! [`translate`] is total: no clock, no client, no cache, no `Result`. It builds one resolved graph (`graph`); the snapshot and the
-//! statuses are two readings of it, so a status can never say what the proxy does not do. What is wrong in an object becomes a condition
+//! [`translate`] is total: no clock, no client, no cache, no `Result`. It builds one resolved graph (`graph`); the snapshot, the
+//! statuses and the infrastructure are readings of it, so a status can never say what the proxy does not do. What is wrong in an object becomes a condition
 //! and, where the specification says so, a value in the model that answers 500. A bad object hurts only itself.
 
 #![forbid(unsafe_code)]
@@ -10,19 +10,24 @@ pub mod features;
 #[cfg(test)]
 mod fuzz;
 mod graph;
+mod infrastructure;
+mod proof;
 mod route;
 mod snapshot;
 mod status;
 #[cfg(test)]
 mod testing;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use isthmus_api::Objects;
+use isthmus_api::parameters::GatewayParametersSpec;
 use isthmus_api::status::Statuses;
+use isthmus_api::{ObjectRef, Objects};
 use isthmus_routing::{GatewayKey, Snapshot};
+
+pub use infrastructure::{Address, Infrastructure, RequestedAddress};
+pub use proof::{Edition, Editions, Proof};
 
 /// The controller name that a GatewayClass has to have to be ours.
 pub const CONTROLLER_NAME: &str = "isthmus.dev/gateway-controller";
@@ -32,10 +37,31 @@ pub const CONTROLLER_NAME: &str = "isthmus.dev/gateway-controller";
 pub struct Options {
     /// The addresses that each Gateway was given by whoever provides the infrastructure (a folder's loopback pool, a
     /// cluster's Service). A Gateway that is absent has none yet: `Programmed=False/AddressNotAssigned`.
-    pub addresses: BTreeMap<GatewayKey, Vec<IpAddr>>,
+    pub addresses: BTreeMap<GatewayKey, Vec<Address>>,
+    /// What there is to say about the addresses of a Gateway: why it was given none or others, or how to reach them.
+    pub address_notes: BTreeMap<GatewayKey, Vec<String>>,
+    /// Where the data plane listens.
+    pub listen: Listen,
     /// Listeners that the data plane could not open, with the reason in words: `Accepted=False/PortUnavailable`. They stay in the
     /// snapshot, which does not depend on this field: whoever left them out would never learn that the port is free again.
     pub unavailable: BTreeMap<(GatewayKey, String), String>,
+    /// What the proxies of each Gateway have acknowledged; none: the data plane is in this process, and what it cannot open is in
+    /// `unavailable`. Neither the snapshot nor the infrastructure depends on it.
+    pub proof: Option<BTreeMap<GatewayKey, Proof>>,
+    /// Parameters beneath those of class and Gateway.
+    pub parameters: GatewayParametersSpec,
+    /// Why the CRDs of the cluster are not of a version that is supported: `SupportedVersion=False`.
+    pub unsupported_version: Option<String>,
+}
+
+/// Where the data plane listens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Listen {
+    /// On the addresses of the Gateway: one machine has all of them. A Gateway without an address is not served.
+    #[default]
+    Assigned,
+    /// Wherever the proxy is: each Gateway has proxies of its own, and its addresses lead to them.
+    Everywhere,
 }
 
 /// What follows from the objects.
@@ -45,10 +71,22 @@ pub struct Translation {
     pub snapshot: Arc<Snapshot>,
     /// For the objects.
     pub statuses: Statuses,
+    /// What each accepted Gateway needs to run.
+    pub infrastructure: BTreeMap<GatewayKey, Infrastructure>,
+    /// What the snapshot carries, by Gateway: what its proxies prove when they acknowledge it.
+    pub editions: BTreeMap<GatewayKey, Editions>,
+    /// Secrets and ConfigMaps that something of ours refers to and may refer to, whether they exist or not.
+    pub references: BTreeSet<ObjectRef>,
 }
 
 /// Translates everything at once. Equal input gives equal bytes.
 pub fn translate(objects: &Objects, options: &Options) -> Translation {
     let graph = graph::Graph::build(objects, options);
-    Translation { snapshot: Arc::new(snapshot::read(&graph)), statuses: status::read(&graph) }
+    Translation {
+        snapshot: Arc::new(snapshot::read(&graph)),
+        statuses: status::read(&graph),
+        infrastructure: infrastructure::read(&graph),
+        editions: proof::read(&graph),
+        references: graph.references,
+    }
 }

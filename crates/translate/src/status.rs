@@ -8,8 +8,10 @@
 mod gateway;
 mod gateway_class;
 mod listener;
+mod listener_set;
 mod route;
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use isthmus_api::NamespacedName;
@@ -20,9 +22,28 @@ use crate::graph::Graph;
 
 /// The status of everything that is ours.
 pub(crate) fn read(graph: &Graph<'_>) -> Statuses {
+    let (mut listener_sets, mut attached) = (BTreeMap::new(), BTreeMap::<_, i32>::new());
+    for (name, node) in &graph.listener_sets {
+        let Some(parent) = graph.gateways.get(&node.gateway) else { continue };
+        let status = listener_set::status(node, parent, graph.proof(&parent.key).as_deref());
+        if listener_set::is_attached(&status) {
+            *attached.entry(&node.gateway).or_default() += 1;
+        }
+        listener_sets.insert(name.clone(), status);
+    }
+    let attached = |name| attached.get(name).copied().unwrap_or_default();
     let mut statuses = Statuses {
-        gateway_classes: graph.classes.iter().map(|(name, node)| ((*name).to_owned(), gateway_class::status(node))).collect(),
-        gateways: graph.gateways.iter().map(|(name, node)| (name.clone(), gateway::status(node))).collect(),
+        gateway_classes: graph
+            .classes
+            .iter()
+            .map(|(name, node)| ((*name).to_owned(), gateway_class::status(node, graph.unsupported_version)))
+            .collect(),
+        gateways: graph
+            .gateways
+            .iter()
+            .map(|(name, node)| (name.clone(), gateway::status(node, attached(name), graph.proof(&node.key).as_deref())))
+            .collect(),
+        listener_sets,
         ..Statuses::default()
     };
     for node in &graph.routes {
@@ -30,7 +51,7 @@ pub(crate) fn read(graph: &Graph<'_>) -> Statuses {
             RouteKind::Http => &mut statuses.http_routes,
             RouteKind::Grpc => &mut statuses.grpc_routes,
         };
-        of_kind.insert(NamespacedName::new(node.key.namespace.as_str(), node.key.name.as_str()), route::status(node));
+        of_kind.insert(NamespacedName::new(node.key.namespace.as_str(), node.key.name.as_str()), route::status(node, graph));
     }
     statuses
 }

@@ -5,7 +5,7 @@ use isthmus_api::{Objects, decode};
 use isthmus_routing::GatewayKey;
 use serde_json::{Value, json};
 
-use crate::{CONTROLLER_NAME, Options, Translation, translate};
+use crate::{Address, CONTROLLER_NAME, Options, Translation, translate};
 
 /// Decodes and applies all of these.
 pub(crate) fn objects(list: impl IntoIterator<Item = Value>) -> Objects {
@@ -23,7 +23,7 @@ pub(crate) fn translated(list: impl IntoIterator<Item = Value>) -> Translation {
 
 pub(crate) fn options() -> Options {
     let mut options = Options::default();
-    options.addresses.insert(edge(), vec!["127.0.0.1".parse().expect("an address")]);
+    options.addresses.insert(edge(), vec![Address::Ip("127.0.0.1".parse().expect("an address"))]);
     options
 }
 

@@ -61,6 +61,7 @@ struct Measured {
     rss_loaded: u64,
     /// Bytes for an idle keep-alive connection.
     plain_connection: f64,
+    /// Not a number: it has no TLS.
     tls_connection: f64,
 }
 
@@ -73,9 +74,11 @@ pub(super) fn run(flags: &[String]) -> Result<(), Fault> {
     let tools = tools::get()?;
     let mut kinds = vec![Kind::Nginx, Kind::Haproxy, Kind::Envoy];
     if !flags.others_only {
-        kinds.insert(0, Kind::Isthmus);
+        kinds.splice(0..0, [Kind::Isthmus, Kind::Pingora]);
         if !flags.no_build {
             process::run(&mut workspace::cargo(&["build", "--release", "--package", "isthmus-cli"]))?;
+            let example = ["build", "--release", "--package", "isthmus-dataplane", "--example", "bare_pingora"];
+            process::run(&mut workspace::cargo(&example))?;
         }
     }
     let scene = Scene::start(tools)?;
@@ -118,7 +121,10 @@ fn compare(scene: &Scene, kinds: &[Kind], rounds: usize) -> Result<Vec<Measured>
             rss_idle,
             rss_loaded,
             plain_connection: idle::bytes_for_each(&Contender::start(scene, kind)?, None)?,
-            tls_connection: idle::bytes_for_each(&Contender::start(scene, kind)?, Some(&scene.client()?))?,
+            tls_connection: match kind {
+                Kind::Pingora => f64::NAN,
+                _ => idle::bytes_for_each(&Contender::start(scene, kind)?, Some(&scene.client()?))?,
+            },
         });
     }
     Ok(all)

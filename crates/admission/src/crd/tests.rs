@@ -51,6 +51,33 @@ fn defaults_are_added() {
 }
 
 #[test]
+fn a_listener_set_is_held_to_its_crd() {
+    let set = |listeners: Value| json!({"parentRef": {"name": "edge"}, "listeners": listeners});
+    let http = json!({"name": "http", "port": 80, "protocol": "HTTP"});
+    let admitted = admit(object("ListenerSet", &set(json!([http])))).unwrap();
+    let parent = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"});
+    assert_eq!(admitted.object["spec"]["parentRef"], parent);
+    assert_eq!(admitted.object["spec"]["listeners"][0]["allowedRoutes"], json!({"namespaces": {"from": "Same"}}));
+    assert_eq!(admitted.warnings, []);
+    for (listeners, expected) in [
+        (json!([]), "spec.listeners: Invalid value: 0: spec.listeners in body should have at least 1 items"),
+        (json!([http, http]), "spec.listeners[1]: Duplicate value: {\"name\":\"http\"}"),
+        (
+            json!([http, {"name": "other", "port": 80, "protocol": "HTTP"}]),
+            "spec.listeners: Invalid value: \"array\": Combination of port, protocol and hostname must be unique for each listener",
+        ),
+        (
+            json!([{"name": "http", "port": 80, "protocol": "HTTP", "tls": {"certificateRefs": [{"name": "c"}]}}]),
+            "spec.listeners: Invalid value: \"array\": tls must not be specified for protocols ['HTTP', 'TCP', 'UDP']",
+        ),
+        (json!([{"name": "http", "protocol": "HTTP"}]), "spec.listeners[0].port: Required value"),
+    ] {
+        let said = says("ListenerSet", &set(listeners));
+        assert!(said.iter().any(|line| line == expected), "{expected}: {said:?}");
+    }
+}
+
+#[test]
 fn strangers_are_dropped_with_a_warning() {
     let mut route =
         object("HTTPRoute", &json!({"hostname": "a", "hostnames": null, "rules": [{"matches": [{"pth": {}}], "name": "x"}]}));

@@ -89,7 +89,10 @@ impl Entry {
 
 /// Custom resources count the changes of their spec.
 pub fn has_generation(kind: Kind) -> bool {
-    matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant)
+    matches!(
+        kind,
+        Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet | Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant
+    )
 }
 
 fn name(kind: Kind, value: &Value) -> Option<ObjectRef> {
@@ -101,6 +104,7 @@ fn name(kind: Kind, value: &Value) -> Option<ObjectRef> {
 fn landmark(kind: Kind, value: &Value) -> Option<String> {
     match kind {
         Kind::Gateway => Some("spec.gatewayClassName".to_owned()),
+        Kind::ListenerSet => Some("spec.parentRef".to_owned()),
         Kind::HttpRoute | Kind::GrpcRoute => {
             let rules = value.pointer("/spec/rules")?.as_array()?;
             rules.iter().enumerate().find_map(|(rule, fields)| {

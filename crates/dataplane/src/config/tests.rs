@@ -69,12 +69,12 @@ fn snapshot() -> Snapshot {
         gateways: [(key("Gateway/a/edge"), Arc::new(gateway))].into(),
         routes: [(key("HTTPRoute/a/one"), route("Service/a/one:80")), (key("HTTPRoute/a/two"), route("Service/a/two:80"))].into(),
         backends: [(key("Service/a/one:80"), backend(1)), (key("Service/a/two:80"), backend(2))].into(),
-        certificates: [].into(),
+        ..Snapshot::default()
     }
 }
 
 fn compile(snapshot: Snapshot, previous: Option<&Config>) -> Config {
-    Config::compile(&Arc::new(snapshot), previous, &telemetry())
+    Config::compile(&Arc::new(snapshot), &Arc::default(), previous, &telemetry())
 }
 
 /// As if a new translation had made every item anew.
@@ -180,4 +180,17 @@ fn an_address_has_one_owner() {
     both.gateways.insert(key("Gateway/b/late"), Arc::new(gateway));
     let config = compile(both, None);
     assert_eq!(port(&config, 80).gateway, key("Gateway/a/edge"));
+}
+
+#[test]
+fn a_gateway_without_an_address_listens_where_it_is_told_to() {
+    let mut nowhere = snapshot();
+    nowhere.gateways.values_mut().for_each(|gateway| Arc::make_mut(gateway).addresses.clear());
+    assert!(compile(nowhere.clone(), None).ports.is_empty());
+    let everywhere: Arc<[IpAddr]> = [IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])].into();
+    let config = Config::compile(&Arc::new(nowhere), &everywhere, None, &telemetry());
+    let addresses: Vec<_> = config.ports.keys().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["0.0.0.0:80", "0.0.0.0:81", "[::]:80", "[::]:81"]);
+    let named = Config::compile(&Arc::new(snapshot()), &everywhere, None, &telemetry());
+    assert!(named.ports.keys().all(|address| address.ip().is_loopback()), "its own addresses come first");
 }

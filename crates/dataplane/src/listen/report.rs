@@ -1,7 +1,7 @@
 //! What became of a snapshot, listener by listener.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use isthmus_routing::{Gateway, GatewayKey, Listener, Protocol};
 
@@ -10,7 +10,8 @@ use crate::{ListenerReport, Report, tls};
 
 /// Every listener on every address of its Gateway, in the snapshot's order.
 pub(crate) fn of(config: &Config, failed: &BTreeMap<SocketAddr, String>, tls: &tls::Listeners) -> Report {
-    let of_gateway = |(key, gateway)| listeners(gateway).map(move |(listener, address)| (key, listener, address));
+    let of_gateway =
+        |(key, gateway)| listeners(gateway, config.addresses(gateway)).map(move |(listener, address)| (key, listener, address));
     let listeners = config.snapshot.gateways.iter().flat_map(|(key, gateway)| of_gateway((key, gateway.as_ref())));
     let report = |(gateway, listener, address): (&GatewayKey, &Listener, SocketAddr)| ListenerReport {
         gateway: gateway.clone(),
@@ -21,9 +22,8 @@ pub(crate) fn of(config: &Config, failed: &BTreeMap<SocketAddr, String>, tls: &t
     Report { version: Some(config.version), listeners: listeners.map(report).collect() }
 }
 
-fn listeners<'g>(gateway: &'g Gateway) -> impl Iterator<Item = (&'g Listener, SocketAddr)> {
-    let on =
-        |listener: &'g Listener| gateway.addresses.iter().map(move |ip| (listener, SocketAddr::new(*ip, listener.socket_port())));
+fn listeners<'g>(gateway: &'g Gateway, addresses: &'g [IpAddr]) -> impl Iterator<Item = (&'g Listener, SocketAddr)> {
+    let on = |listener: &'g Listener| addresses.iter().map(move |ip| (listener, SocketAddr::new(*ip, listener.socket_port())));
     gateway.listeners.iter().flat_map(on)
 }
 

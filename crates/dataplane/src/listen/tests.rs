@@ -25,7 +25,7 @@ struct Fixture {
 }
 
 async fn start(snapshot: Snapshot, limits: Limits) -> Fixture {
-    let options = Options { threads: 1, admin: None, access_log: AccessLog::Off, otlp: None, limits };
+    let options = Options { threads: 1, access_log: AccessLog::Off, limits, ..Options::default() };
     let telemetry = Telemetry::start(&options).expect("nothing to open");
     let limits = Arc::new(options.limits);
     let readiness = Arc::new(Readiness::default());
@@ -38,7 +38,8 @@ async fn start(snapshot: Snapshot, limits: Limits) -> Fixture {
     let (report, mut reports) = watch::channel(Arc::default());
     let (orders, ordered) = mpsc::channel(1);
     let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
-    let manager = Manager::new(Arc::new(context), Arc::new(ArcSwap::from_pointee(Config::empty())), telemetry, report);
+    let manager =
+        Manager::new(Arc::new(context), Arc::new(ArcSwap::from_pointee(Config::empty())), telemetry, report, everywhere());
     assert_eq!(readiness.state(), State::Starting);
     let running = tokio::spawn(manager.run(receiver, ordered));
     sender.send_replace(Arc::new(snapshot));
@@ -57,6 +58,11 @@ impl Fixture {
     fn faults(&self) -> Vec<(String, Option<String>)> {
         self.reports.borrow().listeners.iter().map(|listener| (listener.name.clone(), listener.fault.clone())).collect()
     }
+}
+
+/// Where Gateways without an address listen.
+fn everywhere() -> Arc<[IpAddr]> {
+    [IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])].into()
 }
 
 /// A name, a port and a protocol.
@@ -231,4 +237,20 @@ async fn nobody_left_to_order_ends_everything() {
     f.running.await.expect("no panic");
     assert!(is_closed(&mut idle).await);
     assert!(connect(port).await.is_err());
+}
+
+#[tokio::test]
+async fn a_gateway_without_an_address_listens_on_both_families_side_by_side() {
+    let port = free();
+    let mut wanted = snapshot(&[("edge", HOME, &[("a", port, Protocol::Http)])]);
+    wanted.gateways.values_mut().for_each(|gateway| Arc::make_mut(gateway).addresses.clear());
+    let mut f = start(wanted, Limits::default()).await;
+    let reported: Vec<_> = f.reports.borrow().listeners.iter().map(|listener| listener.address.to_string()).collect();
+    assert_eq!(reported, [format!("0.0.0.0:{port}"), format!("[::]:{port}")]);
+    assert_eq!(f.faults(), [("a".to_owned(), None), ("a".to_owned(), None)]);
+    for home in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)] {
+        ask(&mut TcpStream::connect((home, port)).await.expect("open"), GET, "/get 0\n").await;
+    }
+    f.serve(snapshot(&[("edge", HOME, &[])])).await;
+    assert!(connect(port).await.is_err(), "its last listener has gone");
 }

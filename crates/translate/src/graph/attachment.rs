@@ -10,16 +10,19 @@ use super::conflict::intersects;
 use super::gateway::GatewayNode;
 use super::hostname_index::HostnameIndex;
 use super::listener::ListenerNode;
+use super::listener_set::ListenerSetNode;
 use super::route::RouteNode;
 
-/// A parentRef to a Gateway of ours.
+/// A parentRef to a Gateway of ours, or to a ListenerSet of one.
 #[derive(Debug)]
 pub(crate) struct ParentNode {
     /// As the route has it, defaults included.
     pub(crate) parent_ref: ParentRef,
     /// The Gateway.
     pub(crate) gateway: NamespacedName,
-    /// Positions of the listeners that take the route, with the hostnames it has there.
+    /// The ListenerSet, if it is that.
+    pub(crate) listener_set: Option<NamespacedName>,
+    /// Positions of the Gateway's listeners that take the route, with the hostnames it has there.
     pub(crate) claims: Vec<Claim>,
     /// Listeners that would take it if another route were not there.
     pub(crate) lost: Vec<Lost>,
@@ -47,16 +50,16 @@ pub(crate) struct Lost {
 /// Why a parentRef is not accepted. Each says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AttachmentFault {
-    #[error("Gateway {gateway} has no listener with the sectionName and port of the parentRef; correct them: it has {listeners}")]
-    NoMatchingParent { gateway: NamespacedName, listeners: String },
+    #[error("ListenerSet {0} is not attached to its Gateway; see its conditions")]
+    NotAttached(NamespacedName),
+    #[error("{parent} has no listener with the sectionName and port of the parentRef; correct them: it has {listeners}")]
+    NoMatchingParent { parent: String, listeners: String },
     #[error(
-        "{kind}s of namespace `{namespace}` are not allowed by {listeners} of Gateway {gateway}; extend `allowedRoutes` there or choose another listener"
+        "{kind}s of namespace `{namespace}` are not allowed by {listeners} of {parent}; extend `allowedRoutes` there or choose another listener"
     )]
-    NotAllowed { gateway: NamespacedName, listeners: String, kind: RouteKind, namespace: String },
-    #[error(
-        "no hostname of the route intersects with that of {listeners} of Gateway {gateway}; correct the route's or the listener's"
-    )]
-    NoMatchingHostname { gateway: NamespacedName, listeners: String },
+    NotAllowed { parent: String, listeners: String, kind: RouteKind, namespace: String },
+    #[error("no hostname of the route intersects with that of {listeners} of {parent}; correct the route's or the listener's")]
+    NoMatchingHostname { parent: String, listeners: String },
     #[error("none of the route's hostnames can be used: {0}")]
     NoHostname(String),
     #[error(transparent)]
@@ -67,7 +70,7 @@ impl AttachmentFault {
     /// The reason of `Accepted=False`. The specification names none for a route that loses against one of the other kind.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::NoMatchingParent { .. } => "NoMatchingParent",
+            Self::NotAttached(_) | Self::NoMatchingParent { .. } => "NoMatchingParent",
             Self::NotAllowed { .. } => "NotAllowedByListeners",
             Self::NoMatchingHostname { .. } => "NoMatchingListenerHostname",
             Self::NoHostname(_) => "UnsupportedValue",
@@ -76,10 +79,25 @@ impl AttachmentFault {
     }
 }
 
-/// The Gateway that a parentRef names, if parentRefs of its kind are read at all.
-pub(super) fn gateway_of(parent: &ParentRef, route_namespace: &str) -> Option<NamespacedName> {
-    let namespace = parent.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(route_namespace);
-    (parent.group == GATEWAY_GROUP && parent.kind == "Gateway").then(|| NamespacedName::new(namespace, parent.name.as_str()))
+/// What routes can attach to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parents<'p> {
+    pub(super) gateways: &'p BTreeMap<NamespacedName, GatewayNode>,
+    pub(super) listener_sets: &'p BTreeMap<NamespacedName, ListenerSetNode>,
+}
+
+impl Parents<'_> {
+    /// The Gateway of ours that a parentRef names, by itself or by a ListenerSet of it.
+    pub(super) fn find(&self, parent: &ParentRef, route_namespace: &str) -> Option<(NamespacedName, Option<NamespacedName>)> {
+        let namespace = parent.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(route_namespace);
+        let name = NamespacedName::new(namespace, parent.name.as_str());
+        match parent.kind.as_str() {
+            _ if parent.group != GATEWAY_GROUP => None,
+            "Gateway" => self.gateways.contains_key(&name).then_some((name, None)),
+            "ListenerSet" => self.listener_sets.get(&name).map(|set| (set.gateway.clone(), Some(name))),
+            _ => None,
+        }
+    }
 }
 
 /// The labels of every namespace, with the one that Kubernetes gives to each.
@@ -89,8 +107,10 @@ pub(super) struct NamespaceLabels<'a> {
 }
 
 impl<'a> NamespaceLabels<'a> {
-    pub(super) fn new(objects: &'a Objects, routes: impl Iterator<Item = &'a str>) -> Self {
-        let mut labels: BTreeMap<&str, BTreeMap<String, String>> = routes.map(|namespace| (namespace, BTreeMap::new())).collect();
+    pub(super) fn new(objects: &'a Objects) -> Self {
+        let routes = objects.http_routes.keys().chain(objects.grpc_routes.keys());
+        let attaching = routes.chain(objects.listener_sets.keys()).map(|name| name.namespace.as_str());
+        let mut labels: BTreeMap<&str, _> = attaching.map(|namespace| (namespace, BTreeMap::new())).collect();
         for (name, namespace) in &objects.namespaces {
             labels.insert(name, namespace.metadata.labels.clone().unwrap_or_default());
         }
@@ -100,10 +120,12 @@ impl<'a> NamespaceLabels<'a> {
         Self { labels }
     }
 
-    fn allowed(&self, listener: &ListenerNode, gateway_namespace: &str, namespace: &str) -> bool {
-        match &listener.namespaces {
+    /// Whether an object in namespace `own` that says this takes objects of another namespace.
+    pub(super) fn allows(&self, from: &FromNamespaces, own: &str, namespace: &str) -> bool {
+        match from {
             FromNamespaces::All => true,
-            FromNamespaces::Same => namespace == gateway_namespace,
+            FromNamespaces::Same => namespace == own,
+            FromNamespaces::None => false,
             FromNamespaces::Selector(Some(Ok(selector))) => {
                 self.labels.get(namespace).is_some_and(|labels| selector.matches(labels))
             }
@@ -120,24 +142,29 @@ impl<'a> NamespaceLabels<'a> {
 /// > to "False".
 pub(super) fn claim(
     route: &RouteNode,
-    parent: &ParentRef,
-    gateway: &GatewayNode,
+    node: &ParentNode,
+    known: &Parents<'_>,
     labels: &NamespaceLabels<'_>,
 ) -> Result<Vec<Claim>, AttachmentFault> {
-    let name = || NamespacedName::new(gateway.key.namespace.as_str(), gateway.key.name.as_str());
-    let every: Vec<_> = gateway.listeners.iter().enumerate().collect();
-    let meant: Vec<_> = every.iter().copied().filter(|(_, listener)| is_meant(parent, listener)).collect();
+    let Some(gateway) = known.gateways.get(&node.gateway) else { return Ok(Vec::new()) };
+    let (own, name, listeners, first) = match node.listener_set.as_ref().and_then(|set| known.listener_sets.get(set)) {
+        Some(set) if set.fault.is_some() => return Err(AttachmentFault::NotAttached(set.name.clone())),
+        Some(set) => (&set.name, format!("ListenerSet {}", set.name), set.listeners(gateway), set.positions.start),
+        None => (&node.gateway, format!("Gateway {}", node.gateway), gateway.own_listeners(), 0),
+    };
+    let every: Vec<_> = listeners.iter().enumerate().map(|(at, listener)| (first + at, listener)).collect();
+    let meant: Vec<_> = every.iter().copied().filter(|(_, listener)| is_meant(&node.parent_ref, listener)).collect();
     if meant.is_empty() {
         let listeners = told(&every, |listener| format!("`{}` on port {}", listener.name, listener.port));
-        return Err(AttachmentFault::NoMatchingParent { gateway: name(), listeners });
+        return Err(AttachmentFault::NoMatchingParent { parent: name, listeners });
     }
     let allows = |listener: &ListenerNode| {
-        listener.kinds.contains(&route.key.kind) && labels.allowed(listener, &gateway.key.namespace, &route.key.namespace)
+        listener.kinds.contains(&route.key.kind) && labels.allows(&listener.namespaces, &own.namespace, &route.key.namespace)
     };
     let allowed: Vec<_> = meant.iter().copied().filter(|(_, listener)| allows(listener)).collect();
     if allowed.is_empty() {
         return Err(AttachmentFault::NotAllowed {
-            gateway: name(),
+            parent: name,
             listeners: told(&meant, |listener| format!("`{}`", listener.name)),
             kind: route.key.kind,
             namespace: route.key.namespace.clone(),
@@ -150,7 +177,7 @@ pub(super) fn claim(
     if claims.is_empty() {
         let hostname = |listener: &ListenerNode| listener.hostname.as_ref().map_or("", Hostname::as_str).to_owned();
         let listeners = told(&allowed, |listener| format!("`{}` ({})", listener.name, hostname(listener)));
-        return Err(AttachmentFault::NoMatchingHostname { gateway: name(), listeners });
+        return Err(AttachmentFault::NoMatchingHostname { parent: name, listeners });
     }
     Ok(claims)
 }

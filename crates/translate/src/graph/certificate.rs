@@ -2,11 +2,11 @@
 
 mod secret;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use isthmus_api::shared::{GATEWAY_GROUP, SecretRef};
-use isthmus_api::{NamespacedName, Secret};
+use isthmus_api::shared::SecretRef;
+use isthmus_api::{Kind, NamespacedName, ObjectRef, Secret};
 use isthmus_routing::{Certificate, CertificateKey};
 
 use super::reference_grant::{From, ReferenceGrants, To};
@@ -19,9 +19,9 @@ pub(crate) enum CertificateFault {
     #[error("{kind} {group} is not a kind of certificate that is supported; refer to a Secret of the core group", group = of_group(.group))]
     Kind { group: String, kind: String },
     #[error(
-        "Secret {to} is in another namespace and no ReferenceGrant there permits Gateways of namespace `{from}` to refer to it; create one"
+        "Secret {to} is in another namespace and no ReferenceGrant there permits {kind}s of namespace `{from}` to refer to it; create one"
     )]
-    NotPermitted { to: NamespacedName, from: String },
+    NotPermitted { to: NamespacedName, kind: String, from: String },
     #[error("Secret {0} does not exist; create it or correct the name")]
     NotFound(NamespacedName),
     #[error("Secret {secret} {fault}")]
@@ -40,6 +40,14 @@ impl CertificateFault {
             Self::Kind { .. } | Self::NotFound(_) | Self::Secret { .. } => "InvalidCertificateRef",
         }
     }
+
+    /// The certificate that proxies go on with, if they hold one: its Secret is there, but what is in it cannot be read.
+    pub(crate) fn kept(&self) -> Option<CertificateKey> {
+        match self {
+            Self::Secret { secret, fault } if fault.is_of_content() => Some(key(secret.clone())),
+            _ => None,
+        }
+    }
 }
 
 /// Secrets that certificateRefs are looked up in, with those that were read before.
@@ -48,39 +56,56 @@ pub(crate) struct Certificates<'g, 'a> {
     secrets: &'a BTreeMap<NamespacedName, Arc<Secret>>,
     grants: &'g ReferenceGrants<'a>,
     read: BTreeMap<NamespacedName, Result<Arc<Certificate>, SecretFault>>,
+    /// Looked for, found or not.
+    wanted: BTreeSet<ObjectRef>,
 }
 
 impl<'g, 'a> Certificates<'g, 'a> {
     pub(crate) fn new(secrets: &'a BTreeMap<NamespacedName, Arc<Secret>>, grants: &'g ReferenceGrants<'a>) -> Self {
-        Self { secrets, grants, read: BTreeMap::new() }
+        Self { secrets, grants, read: BTreeMap::new(), wanted: BTreeSet::new() }
     }
 
-    /// Finds and reads the Secret that a Gateway of this namespace refers to.
-    pub(crate) fn resolve(&mut self, gateway_namespace: &str, reference: &SecretRef) -> Result<CertificateKey, CertificateFault> {
+    /// Finds and reads the Secret that a Gateway or a ListenerSet refers to.
+    pub(crate) fn resolve(&mut self, from: From<'_>, reference: &SecretRef) -> Result<CertificateKey, CertificateFault> {
         if !reference.group.is_empty() || reference.kind != "Secret" {
             return Err(CertificateFault::Kind { group: reference.group.clone(), kind: reference.kind.clone() });
         }
-        let namespace = reference.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(gateway_namespace);
+        let namespace = reference.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(from.namespace);
         let name = NamespacedName::new(namespace, reference.name.as_str());
-        let from = From { group: GATEWAY_GROUP, kind: "Gateway", namespace: gateway_namespace };
         if !self.grants.permits(from, To { group: "", kind: "Secret", namespace, name: &reference.name }) {
-            return Err(CertificateFault::NotPermitted { to: name, from: gateway_namespace.to_owned() });
+            return Err(CertificateFault::NotPermitted { to: name, kind: from.kind.to_owned(), from: from.namespace.to_owned() });
         }
+        self.wanted.insert(ObjectRef { kind: Kind::Secret, namespace: Some(name.namespace.clone()), name: name.name.clone() });
         let Some(found) = self.secrets.get(&name).filter(|_| is_nameable(&name)) else {
             return Err(CertificateFault::NotFound(name));
         };
         let read = self.read.entry(name.clone()).or_insert_with(|| secret::read(content(found)));
         match read {
-            Ok(_) => Ok(CertificateKey { namespace: name.namespace, name: name.name }),
+            Ok(_) => Ok(key(name)),
             Err(fault) => Err(CertificateFault::Secret { secret: name, fault: fault.clone() }),
         }
     }
 
-    /// Every certificate that can be served and that something refers to.
-    pub(crate) fn into_read(self) -> BTreeMap<CertificateKey, Arc<Certificate>> {
-        let good = self.read.into_iter().filter_map(|(name, read)| Some((name, read.ok()?)));
-        good.map(|(name, certificate)| (CertificateKey { namespace: name.namespace, name: name.name }, certificate)).collect()
+    /// Every certificate that can be served and that something refers to; those whose content cannot be read; every Secret that was
+    /// looked for.
+    pub(crate) fn into_read(self) -> Read {
+        let mut good = BTreeMap::new();
+        let mut kept = BTreeSet::new();
+        for (name, read) in self.read {
+            match read {
+                Ok(certificate) => drop(good.insert(key(name), certificate)),
+                Err(fault) if fault.is_of_content() => drop(kept.insert(key(name))),
+                Err(_) => {}
+            }
+        }
+        (good, kept, self.wanted)
     }
+}
+
+type Read = (BTreeMap<CertificateKey, Arc<Certificate>>, BTreeSet<CertificateKey>, BTreeSet<ObjectRef>);
+
+fn key(name: NamespacedName) -> CertificateKey {
+    CertificateKey { namespace: name.namespace, name: name.name }
 }
 
 fn content(secret: &Secret) -> SecretContent<'_> {

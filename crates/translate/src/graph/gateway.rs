@@ -1,18 +1,21 @@
 //! Gateways of our classes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use isthmus_api::generated::gateways::GatewayTls;
-use isthmus_api::shared::ListenerView;
+use isthmus_api::parameters::GatewayParametersSpec;
+use isthmus_api::shared::{GATEWAY_GROUP, ListenerView};
 use isthmus_api::{Gateway, NamespacedName, Objects};
 use isthmus_routing::GatewayKey;
 
 use super::certificate::Certificates;
 use super::gateway_class::GatewayClassNode;
 use super::listener::{self, ListenerNode};
-use super::{conflict, is_nameable, of_group};
-use crate::Options;
+use super::parameters::{self, ParametersFault, ParametersRef};
+use super::reference_grant::From;
+use super::{conflict, is_nameable};
+use crate::{Address, Edition, Infrastructure, Listen, Options, RequestedAddress};
 
 /// A Gateway whose class is ours.
 #[derive(Debug)]
@@ -22,11 +25,17 @@ pub(crate) struct GatewayNode {
     /// Why it is not accepted, besides its listeners.
     pub(crate) fault: Option<GatewayFault>,
     /// What it was given; empty: nothing yet.
-    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<Address>,
+    /// Where it is served.
+    pub(crate) listen: Listen,
+    /// What there is to say about its addresses.
+    pub(crate) address_notes: Vec<String>,
     /// Addresses that it asks for and was not given. What it was given is served all the same.
     pub(crate) unusable: Vec<String>,
-    /// In the order of the object.
+    /// Its own in the order of the object, then those of its ListenerSets in the order of their precedence.
     pub(crate) listeners: Vec<ListenerNode>,
+    /// What it needs to run, but for the ports, which follow from the listeners.
+    pub(crate) infrastructure: Infrastructure,
 }
 
 /// Why a Gateway is not accepted. Each says what to do.
@@ -34,11 +43,8 @@ pub(crate) struct GatewayNode {
 pub(crate) enum GatewayFault {
     #[error("its GatewayClass `{0}` is not accepted; correct the GatewayClass first")]
     Class(String),
-    #[error(
-        "spec.infrastructure.parametersRef names {kind} `{name}` {group}, but no kind of parameters is supported; remove it",
-        group = of_group(.group)
-    )]
-    Parameters { group: String, kind: String, name: String },
+    #[error("spec.infrastructure.parametersRef {0}")]
+    Parameters(ParametersFault),
     #[error("spec.addresses[{at}] is of type `{kind}`, which is not supported; use IPAddress")]
     Address { at: usize, kind: String },
 }
@@ -47,84 +53,143 @@ impl GatewayFault {
     /// The reason of `Accepted=False`.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Class(_) | Self::Parameters { .. } => "InvalidParameters",
+            Self::Class(_) | Self::Parameters(_) => "InvalidParameters",
             Self::Address { .. } => "UnsupportedAddress",
         }
     }
 }
 
 impl GatewayNode {
+    /// Those that are not of a ListenerSet.
+    pub(crate) fn own_listeners(&self) -> &[ListenerNode] {
+        &self.listeners[..self.listeners.partition_point(|listener| listener.listener_set.is_none())]
+    }
+
+    /// What a proxy that serves it proves.
+    pub(crate) fn edition(&self) -> Edition {
+        Edition { uid: self.infrastructure.uid.clone(), generation: self.generation }
+    }
+
     /// Whether its servable listeners are served.
     pub(crate) fn is_servable(&self) -> bool {
-        self.fault.is_none() && !self.addresses.is_empty()
+        self.fault.is_none() && (self.listen == Listen::Everywhere || !self.addresses.is_empty())
+    }
+
+    /// Addresses that the data plane listens on; none: wherever it is.
+    pub(crate) fn listen(&self) -> Vec<IpAddr> {
+        let ip = |address: &Address| match address {
+            Address::Ip(ip) => Some(*ip),
+            Address::Hostname(_) => None,
+        };
+        match self.listen {
+            Listen::Assigned => self.addresses.iter().filter_map(ip).collect(),
+            Listen::Everywhere => Vec::new(),
+        }
     }
 }
 
 /// Judges every Gateway whose class is ours.
 pub(super) fn ours(
     objects: &Objects,
-    classes: &BTreeMap<&str, GatewayClassNode>,
+    classes: &BTreeMap<&str, GatewayClassNode<'_>>,
     options: &Options,
     certificates: &mut Certificates<'_, '_>,
 ) -> BTreeMap<NamespacedName, GatewayNode> {
     let nameable = objects.gateways.iter().filter(|(name, _)| is_nameable(name));
     let ours =
         nameable.filter_map(|(name, gateway)| Some((name, gateway, classes.get(gateway.spec.gateway_class_name.as_str())?)));
-    ours.map(|(name, gateway, class)| (name.clone(), judge(name, gateway, class, options, certificates))).collect()
+    ours.map(|(name, gateway, class)| (name.clone(), judge(&Source { name, gateway, class, objects, options }, certificates)))
+        .collect()
 }
 
-fn judge(
-    name: &NamespacedName,
-    gateway: &Gateway,
-    class: &GatewayClassNode,
-    options: &Options,
-    certificates: &mut Certificates<'_, '_>,
-) -> GatewayNode {
+/// What a Gateway is judged from.
+struct Source<'s> {
+    name: &'s NamespacedName,
+    gateway: &'s Gateway,
+    class: &'s GatewayClassNode<'s>,
+    objects: &'s Objects,
+    options: &'s Options,
+}
+
+fn judge(source: &Source<'_>, certificates: &mut Certificates<'_, '_>) -> GatewayNode {
+    let Source { name, gateway, options, .. } = source;
     let key = GatewayKey { namespace: name.namespace.clone(), name: name.name.clone() };
+    let given = options.addresses.get(&key);
     let mut addresses = Vec::new();
-    for address in options.addresses.get(&key).into_iter().flatten() {
+    for address in given.into_iter().flatten() {
         if !addresses.contains(address) {
-            addresses.push(*address);
+            addresses.push(address.clone());
         }
     }
+    let owner = From { group: GATEWAY_GROUP, kind: "Gateway", namespace: &name.namespace };
     let mut listeners: Vec<_> = gateway
         .spec
         .listeners
         .iter()
         .map(|listener| {
             let view = ListenerView::from(listener);
-            let mut node =
-                listener::judge(&view, &name.namespace, validates_clients(gateway.spec.tls.as_ref(), view.port), certificates);
+            let mut node = listener::judge(&view, owner, validates_clients(gateway.spec.tls.as_ref(), view.port), certificates);
             node.unavailable = options.unavailable.get(&(key.clone(), node.name.clone())).cloned();
             node
         })
         .collect();
     conflict::compare(&mut listeners);
-    let unusable = if addresses.is_empty() { Vec::new() } else { unusable(gateway, &addresses) };
+    let unusable = if given.is_none() { Vec::new() } else { unusable(gateway, &addresses) };
+    let (parameters, fault) = match parameters(source) {
+        Ok(parameters) => (parameters, unsupported_address(gateway)),
+        Err(fault) => (GatewayParametersSpec::default(), Some(fault)),
+    };
     GatewayNode {
         generation: gateway.metadata.generation.unwrap_or_default(),
-        fault: fault(gateway, class),
+        fault,
+        address_notes: options.address_notes.get(&key).cloned().unwrap_or_default(),
         key,
         addresses,
+        listen: options.listen,
         unusable,
         listeners,
+        infrastructure: infrastructure(gateway, parameters),
     }
 }
 
-fn fault(gateway: &Gateway, class: &GatewayClassNode) -> Option<GatewayFault> {
-    if class.fault.is_some() {
-        return Some(GatewayFault::Class(gateway.spec.gateway_class_name.clone()));
-    }
-    if let Some(reference) =
-        gateway.spec.infrastructure.as_ref().and_then(|infrastructure| infrastructure.parameters_ref.as_ref())
-    {
-        let (group, kind, name) = (reference.group.clone(), reference.kind.clone(), reference.name.clone());
-        return Some(GatewayFault::Parameters { group, kind, name });
-    }
+/// The installation's parameters, overlaid by the class's and then by the Gateway's.
+fn parameters(source: &Source<'_>) -> Result<GatewayParametersSpec, GatewayFault> {
+    let Source { name, gateway, class, objects, options } = source;
+    let of_class = class.parameters.as_ref().map_err(|_| GatewayFault::Class(gateway.spec.gateway_class_name.clone()))?;
+    let reference = gateway.spec.infrastructure.as_ref().and_then(|infrastructure| infrastructure.parameters_ref.as_ref());
+    let of_gateway = reference.map(|reference| {
+        let namespace = Some(name.namespace.as_str());
+        let reference = ParametersRef { group: &reference.group, kind: &reference.kind, namespace, name: &reference.name };
+        parameters::resolve(objects, &reference).map_err(GatewayFault::Parameters)
+    });
+    // A namespace cannot give itself what is the cluster's.
+    let own = of_gateway.transpose()?.map(GatewayParametersSpec::of_namespace);
+    let over = [*of_class, own.as_ref()].into_iter().flatten();
+    Ok(over.fold(options.parameters.clone(), |under, over| under.overlay(over)))
+}
+
+fn unsupported_address(gateway: &Gateway) -> Option<GatewayFault> {
     gateway.spec.addresses.iter().flatten().enumerate().find_map(|(at, address)| match address.r#type.as_deref() {
         None | Some("IPAddress") => None,
         Some(kind) => Some(GatewayFault::Address { at, kind: kind.to_owned() }),
     })
+}
+
+fn infrastructure(gateway: &Gateway, parameters: GatewayParametersSpec) -> Infrastructure {
+    let wanted = gateway.spec.infrastructure.as_ref();
+    let requested = gateway.spec.addresses.iter().flatten().map(|address| RequestedAddress {
+        kind: address.r#type.clone().unwrap_or_else(|| "IPAddress".to_owned()),
+        value: address.value.clone().filter(|value| !value.is_empty()),
+    });
+    Infrastructure {
+        uid: gateway.metadata.uid.clone().unwrap_or_default(),
+        created: gateway.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        labels: wanted.and_then(|wanted| wanted.labels.clone()).unwrap_or_default(),
+        annotations: wanted.and_then(|wanted| wanted.annotations.clone()).unwrap_or_default(),
+        ports: BTreeSet::new(),
+        parameters,
+        requested: requested.collect(),
+    }
 }
 
 /// > If a value is set in the spec and the
@@ -132,10 +197,10 @@ fn fault(gateway: &Gateway, class: &GatewayClassNode) -> Option<GatewayFault> {
 /// > indicate this in an associated entry in GatewayStatus.Conditions.
 ///
 /// An address without a value asks for any one.
-fn unusable(gateway: &Gateway, given: &[IpAddr]) -> Vec<String> {
+fn unusable(gateway: &Gateway, given: &[Address]) -> Vec<String> {
     let wanted =
         gateway.spec.addresses.iter().flatten().filter_map(|address| address.value.as_deref()).filter(|value| !value.is_empty());
-    wanted.filter(|value| !value.parse().is_ok_and(|ip| given.contains(&ip))).map(str::to_owned).collect()
+    wanted.filter(|value| !value.parse().is_ok_and(|ip| given.contains(&Address::Ip(ip)))).map(str::to_owned).collect()
 }
 
 /// Whether clients of HTTPS listeners on this port have to show a certificate.
@@ -143,7 +208,7 @@ fn unusable(gateway: &Gateway, given: &[IpAddr]) -> Vec<String> {
 /// > Per port configuration is optional. Once set this configuration overrides
 /// > the default configuration for all Listeners handling HTTPS traffic
 /// > that match this port.
-fn validates_clients(tls: Option<&GatewayTls>, port: i32) -> bool {
+pub(super) fn validates_clients(tls: Option<&GatewayTls>, port: i32) -> bool {
     let Some(frontend) = tls.and_then(|tls| tls.frontend.as_ref()) else { return false };
     match frontend.per_port.iter().flatten().find(|own| own.port == port) {
         Some(own) => own.tls.validation.is_some(),

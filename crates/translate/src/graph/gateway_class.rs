@@ -3,41 +3,29 @@
 use std::collections::BTreeMap;
 
 use isthmus_api::Objects;
+use isthmus_api::parameters::GatewayParametersSpec;
 
-use super::of_group;
+use super::parameters::{self, ParametersFault, ParametersRef};
 use crate::CONTROLLER_NAME;
 
 /// A GatewayClass with our controller name.
 #[derive(Debug)]
-pub(crate) struct GatewayClassNode {
+pub(crate) struct GatewayClassNode<'a> {
     pub(crate) generation: i64,
-    pub(crate) fault: Option<GatewayClassFault>,
-}
-
-/// Why a class is not accepted.
-///
-/// > If the referent cannot be found, refers to an unsupported kind, or when
-/// > the data within that resource is malformed, the GatewayClass SHOULD be
-/// > rejected with the "Accepted" status condition set to "False" and an
-/// > "InvalidParameters" reason.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("spec.parametersRef names {kind} `{name}` {group}, but no kind of parameters is supported; remove it", group = of_group(.group))]
-pub(crate) struct GatewayClassFault {
-    group: String,
-    kind: String,
-    name: String,
+    /// What its Gateways are given unless they say otherwise; an error: the class is not accepted.
+    pub(crate) parameters: Result<Option<&'a GatewayParametersSpec>, ParametersFault>,
 }
 
 /// Classes by name. Another controller's are absent, and so are their Gateways in all that follows.
-pub(super) fn ours(objects: &Objects) -> BTreeMap<&str, GatewayClassNode> {
+pub(super) fn ours(objects: &Objects) -> BTreeMap<&str, GatewayClassNode<'_>> {
     let ours = objects.gateway_classes.iter().filter(|(_, class)| class.spec.controller_name == CONTROLLER_NAME);
     ours.map(|(name, class)| {
-        let fault = class.spec.parameters_ref.as_ref().map(|reference| GatewayClassFault {
-            group: reference.group.clone(),
-            kind: reference.kind.clone(),
-            name: reference.name.clone(),
+        let parameters = class.spec.parameters_ref.as_ref().map(|reference| {
+            let (group, kind, namespace) = (&reference.group, &reference.kind, reference.namespace.as_deref());
+            parameters::resolve(objects, &ParametersRef { group, kind, namespace, name: &reference.name })
         });
-        (name.as_str(), GatewayClassNode { generation: class.metadata.generation.unwrap_or_default(), fault })
+        let generation = class.metadata.generation.unwrap_or_default();
+        (name.as_str(), GatewayClassNode { generation, parameters: parameters.transpose() })
     })
     .collect()
 }

@@ -40,6 +40,25 @@ impl<V: Copy> HostnameIndex<V> {
         self.any.or_else(|| hostnames.iter().find_map(|hostname| self.intersecting_one(hostname)))
     }
 
+    /// The values of all that intersect with this one (none means every host), each as often as it was added with another hostname.
+    pub(crate) fn all_intersecting(&self, hostname: Option<&Hostname>) -> Vec<V> {
+        let Some(hostname) = hostname else {
+            return self.any.iter().chain(self.exact.values()).chain(self.wildcard.values()).copied().collect();
+        };
+        let key = reversed(hostname);
+        let mut found: Vec<V> = self.any.into_iter().collect();
+        if hostname.is_wildcard() {
+            for map in [&self.exact, &self.wildcard] {
+                found.extend(map.range(key.clone()..).take_while(|(found, _)| found.starts_with(&key)).map(|(_, value)| *value));
+            }
+        } else {
+            found.extend(self.exact.get(&key).copied());
+        }
+        let above = key.iter().enumerate().filter(|(at, byte)| **byte == b'.' && at + 1 < key.len());
+        found.extend(above.filter_map(|(at, _)| self.wildcard.get(&key[..=at])).copied());
+        found
+    }
+
     fn intersecting_one(&self, hostname: &Hostname) -> Option<V> {
         let key = reversed(hostname);
         let above = || {
@@ -92,6 +111,23 @@ mod tests {
                 Some(value) => prop_assert!(intersects(&indexed[value])),
                 None => prop_assert!(!indexed.iter().any(|hostnames| intersects(hostnames))),
             }
+        }
+
+        #[test]
+        fn finds_all_that_comparing_each_finds(
+            indexed in prop::collection::btree_set(prop::option::of(hostname()), 0..6),
+            asked in prop::option::of(hostname()),
+        ) {
+            let indexed: Vec<_> = indexed.into_iter().collect();
+            let mut index = HostnameIndex::new();
+            for (value, hostname) in indexed.iter().enumerate() {
+                index.insert(hostname.as_slice(), value);
+            }
+            let mut found = index.all_intersecting(asked.as_ref());
+            found.sort_unstable();
+            let intersects = |own: &Option<Hostname>| own.as_ref().zip(asked.as_ref()).is_none_or(|(a, b)| a.intersects(b));
+            let expected: Vec<_> = (0..indexed.len()).filter(|at| intersects(&indexed[*at])).collect();
+            prop_assert_eq!(found, expected);
         }
     }
 }

@@ -1,16 +1,21 @@
 //! Listeners, each judged by itself; [`super::conflict`] compares them.
 
+use isthmus_api::NamespacedName;
 use isthmus_api::shared::{FromNamespaces, GATEWAY_GROUP, InvalidSelector, ListenerView, TlsMode};
 use isthmus_routing::{Attachment, CertificateKey, Hostname, Protocol, RouteKind};
 
 use super::certificate::{CertificateFault, Certificates};
 use super::conflict::Conflict;
 use super::of_group;
+use super::reference_grant::From;
 
-/// A listener of a Gateway that is ours.
+/// A listener of a Gateway that is ours, or of a ListenerSet of it.
 #[derive(Debug)]
 pub(crate) struct ListenerNode {
+    /// Unique in the object that has it.
     pub(crate) name: String,
+    /// The ListenerSet that has it; none: the Gateway.
+    pub(crate) listener_set: Option<NamespacedName>,
     /// The port of the object, in range or not.
     pub(crate) port: i32,
     /// None: a protocol that is not supported.
@@ -25,12 +30,14 @@ pub(crate) struct ListenerNode {
     pub(crate) conflict: Option<Conflict>,
     /// Why the data plane could not open it. It stays in the snapshot all the same, or it would never be tried again.
     pub(crate) unavailable: Option<String>,
-    /// Listeners of the same port whose hostnames overlap.
+    /// Listeners of the same port whose hostnames overlap, as a message names them.
     pub(crate) overlaps: Vec<String>,
     /// What it refers to in vain.
     pub(crate) unresolved: Vec<ListenerRefFault>,
     /// Certificates that can be served, in the order of the object.
     pub(crate) certificates: Vec<CertificateKey>,
+    /// Certificates whose content cannot be read now: a proxy that holds one goes on with it.
+    pub(crate) kept: Vec<CertificateKey>,
     /// Accepted routes, sorted by key.
     pub(crate) attached: Vec<Attachment>,
 }
@@ -54,7 +61,7 @@ pub(crate) enum ListenerFault {
     NoSelector,
     #[error("allowedRoutes.namespaces.selector: {0}")]
     Selector(#[from] InvalidSelector),
-    #[error("another listener of this Gateway has the same name; rename one")]
+    #[error("another listener here has the same name; rename one")]
     Name,
 }
 
@@ -91,21 +98,38 @@ impl ListenerRefFault {
 }
 
 impl ListenerNode {
+    /// What it is called in the model, where the listeners of the Gateway and of its ListenerSets are one list:
+    ///
+    /// > Name is not required to be unique across a Gateway and ListenerSets.
+    ///
+    /// No listener's own name has a `/`.
+    pub(crate) fn model_name(&self) -> String {
+        match &self.listener_set {
+            None => self.name.clone(),
+            Some(set) => format!("{set}/{}", self.name),
+        }
+    }
+
     /// Whether the object is right, whatever the data plane says of its port.
     pub(crate) fn is_valid(&self) -> bool {
         self.fault.is_none() && self.conflict.is_none()
     }
 
-    /// Whether something can be served on it: what a snapshot has.
+    /// Whether something can be served on it, whatever proxies hold.
     pub(crate) fn is_servable(&self) -> bool {
         self.is_valid() && (self.protocol == Some(Protocol::Http) || !self.certificates.is_empty())
     }
+
+    /// Whether a snapshot has it: a proxy may hold a certificate of old.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.is_servable() || (self.is_valid() && !self.kept.is_empty())
+    }
 }
 
-/// Judges one listener.
+/// Judges one listener of `owner`.
 pub(super) fn judge(
     view: &ListenerView<'_>,
-    namespace: &str,
+    owner: From<'_>,
     validates_clients: bool,
     certificates: &mut Certificates<'_, '_>,
 ) -> ListenerNode {
@@ -116,6 +140,7 @@ pub(super) fn judge(
     };
     let mut node = ListenerNode {
         name: view.name.to_owned(),
+        listener_set: None,
         port: view.port,
         protocol,
         hostname: None,
@@ -127,10 +152,11 @@ pub(super) fn judge(
         overlaps: Vec::new(),
         unresolved: Vec::new(),
         certificates: Vec::new(),
+        kept: Vec::new(),
         attached: Vec::new(),
     };
     if protocol == Some(Protocol::Https) {
-        resolve_certificates(&mut node, view, namespace, certificates);
+        resolve_certificates(&mut node, view, owner, certificates);
     }
     resolve_kinds(&mut node, view);
     match judge_values(view, protocol, validates_clients) {
@@ -171,7 +197,7 @@ fn judge_values(
 fn resolve_certificates(
     node: &mut ListenerNode,
     view: &ListenerView<'_>,
-    namespace: &str,
+    owner: From<'_>,
     certificates: &mut Certificates<'_, '_>,
 ) {
     let references = view.tls.as_ref().map_or(&[][..], |tls| &tls.certificate_refs);
@@ -179,10 +205,15 @@ fn resolve_certificates(
         node.unresolved.push(ListenerRefFault::NoCertificate);
     }
     for reference in references {
-        match certificates.resolve(namespace, reference) {
+        match certificates.resolve(owner, reference) {
             Ok(key) if node.certificates.contains(&key) => {}
             Ok(key) => node.certificates.push(key),
-            Err(fault) => node.unresolved.push(fault.into()),
+            Err(fault) => {
+                if let Some(key) = fault.kept().filter(|key| !node.kept.contains(key)) {
+                    node.kept.push(key);
+                }
+                node.unresolved.push(fault.into());
+            }
         }
     }
 }

@@ -7,15 +7,16 @@ use isthmus_api::shared::RouteView;
 use isthmus_api::{Kind, NamespacedName};
 use isthmus_routing::{Hostname, Route, RouteKey, RouteKind};
 
-use super::attachment::{self, AttachmentFault, Lost, ParentNode};
+use super::attachment::{AttachmentFault, Lost, ParentNode, Parents};
 use super::backend_ref::{BackendFault, Backends};
-use super::gateway::GatewayNode;
+use crate::Edition;
 use crate::route::{self, RuleFault};
 
-/// A route whose parentRefs name a Gateway of ours.
+/// A route whose parentRefs name a Gateway of ours, or a ListenerSet of one.
 #[derive(Debug)]
 pub(crate) struct RouteNode {
     pub(crate) key: RouteKey,
+    pub(crate) uid: String,
     pub(crate) generation: i64,
     /// Seconds since 1970.
     pub(crate) created: i64,
@@ -39,6 +40,11 @@ impl RouteNode {
         !self.faults.is_empty() && self.faults.len() == self.route.rules.len()
     }
 
+    /// What a proxy that serves it proves.
+    pub(crate) fn edition(&self) -> Edition {
+        Edition { uid: self.uid.clone(), generation: self.generation }
+    }
+
     /// Takes a listener from it.
     pub(super) fn lose(&mut self, gateway: &NamespacedName, listener: usize, lost: &Lost) {
         for parent in self.parents.iter_mut().filter(|parent| parent.gateway == *gateway) {
@@ -56,13 +62,9 @@ impl RouteNode {
 }
 
 /// Reads one route; none if no parent of it is ours.
-pub(super) fn read(
-    view: &RouteView<'_>,
-    gateways: &BTreeMap<NamespacedName, GatewayNode>,
-    backends: &Backends<'_, '_>,
-) -> Option<RouteNode> {
+pub(super) fn read(view: &RouteView<'_>, known: &Parents<'_>, backends: &Backends<'_, '_>) -> Option<RouteNode> {
     let NamespacedName { namespace, name } = view.namespaced_name();
-    let parents = parents(view, &namespace, gateways);
+    let parents = parents(view, &namespace, known);
     if parents.is_empty() {
         return None;
     }
@@ -79,6 +81,7 @@ pub(super) fn read(
     let (hostnames, bad_hostnames) = hostnames(view.hostnames);
     Some(RouteNode {
         key,
+        uid: view.metadata.uid.clone().unwrap_or_default(),
         generation: view.metadata.generation.unwrap_or_default(),
         created,
         hostnames,
@@ -94,16 +97,15 @@ pub(super) fn read(
 /// > of this API will not be added to this list. Implementations of this API
 /// > can only populate Route status for the Gateways/parent resources they are
 /// > responsible for.
-fn parents(view: &RouteView<'_>, namespace: &str, gateways: &BTreeMap<NamespacedName, GatewayNode>) -> Vec<ParentNode> {
+fn parents(view: &RouteView<'_>, namespace: &str, known: &Parents<'_>) -> Vec<ParentNode> {
     let mut parents = Vec::<ParentNode>::new();
     for parent_ref in &view.parent_refs {
-        let Some(gateway) = attachment::gateway_of(parent_ref, namespace).filter(|gateway| gateways.contains_key(gateway)) else {
-            continue;
-        };
+        let Some((gateway, listener_set)) = known.find(parent_ref, namespace) else { continue };
         if !parents.iter().any(|parent| parent.parent_ref == *parent_ref) {
             parents.push(ParentNode {
                 parent_ref: parent_ref.clone(),
                 gateway,
+                listener_set,
                 claims: Vec::new(),
                 lost: Vec::new(),
                 fault: None,

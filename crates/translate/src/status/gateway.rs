@@ -1,25 +1,36 @@
 //! `Gateway.status`
 
+use std::fmt::Display;
+
 use isthmus_api::status::{GatewayAddress, GatewayStatus};
 
-use super::{Verdict, listed, listener};
+use super::{Verdict, listener};
 use crate::graph::conflict::quoted;
 use crate::graph::gateway::GatewayNode;
-use crate::graph::listener::ListenerNode;
+use crate::{Address, Proof};
 
 /// The most addresses that a status takes.
 const ADDRESSES: usize = 16;
 
-pub(super) fn status(node: &GatewayNode) -> GatewayStatus {
+/// `attached` is how many ListenerSets are attached to it.
+pub(super) fn status(node: &GatewayNode, attached: i32, proof: Option<&Proof>) -> GatewayStatus {
+    let lacks = proof.and_then(|proof| proof.lacks_gateway(&node.edition()));
     let bound = if node.fault.is_none() { node.addresses.as_slice() } else { &[] };
-    let address = |ip: &std::net::IpAddr| GatewayAddress { r#type: "IPAddress".to_owned(), value: ip.to_string() };
+    let address = |address: &Address| {
+        let kind = match address {
+            Address::Ip(_) => "IPAddress",
+            Address::Hostname(_) => "Hostname",
+        };
+        GatewayAddress { r#type: kind.to_owned(), value: address.to_string() }
+    };
     GatewayStatus {
         addresses: bound.iter().take(ADDRESSES).map(address).collect(),
         conditions: vec![
             accepted(node).condition("Accepted", node.generation),
-            programmed(node).condition("Programmed", node.generation),
+            programmed(node, proof).condition("Programmed", node.generation),
         ],
-        listeners: node.listeners.iter().map(|of| listener::status(node, of)).collect(),
+        listeners: node.own_listeners().iter().map(|of| listener::status(node, of, node.generation, lacks.as_ref())).collect(),
+        attached_listener_sets: attached,
     }
 }
 
@@ -29,7 +40,12 @@ pub(super) fn status(node: &GatewayNode) -> GatewayStatus {
 /// > This can be the reason when "Accepted" is "True" or "False", depending on whether
 /// > the listener being invalid causes the entire Gateway to not be accepted.
 ///
-/// One accepted listener is enough. The message obeys:
+/// One accepted listener is enough, be it of a ListenerSet:
+///
+/// > Implementations MUST treat the parent Gateway as having the merged
+/// > list of all listeners from itself and attached ListenerSets
+///
+/// Else the conditions tell of the Gateway's own listeners alone. The message obeys:
 ///
 /// > That Condition SHOULD clearly
 /// > indicate in the Message which Listeners are conflicted, and which are
@@ -38,47 +54,47 @@ fn accepted(node: &GatewayNode) -> Verdict {
     if let Some(fault) = &node.fault {
         return Verdict::no(fault.reason(), fault);
     }
+    let own = node.own_listeners();
     if node.listeners.is_empty() {
         return Verdict::no("ListenersNotValid", "there is no listener; add one");
     }
     if !node.listeners.iter().any(listener::is_accepted) {
-        return Verdict::no("ListenersNotValid", format_args!("no listener is accepted: {}", reasons(node)));
+        return Verdict::no("ListenersNotValid", format_args!("no listener is accepted: {}", listener::broken(own)));
     }
-    if node.listeners.iter().all(is_whole) {
+    if own.iter().all(listener::is_whole) {
         return Verdict::yes("Accepted");
     }
-    let whole: Vec<_> = node.listeners.iter().filter(|of| is_whole(of)).map(|of| of.name.clone()).collect();
-    let whole = if whole.is_empty() { "none".to_owned() } else { quoted(&whole) };
-    Verdict::yes("ListenersNotValid").with(format_args!("listeners that are right: {whole}; that are not: {}", reasons(node)))
+    Verdict::yes("ListenersNotValid").with(listener::right_and_wrong(own))
 }
 
 /// > It is a positive-polarity summary condition, and so should always be
 /// > present on the resource with ObservedGeneration set.
-fn programmed(node: &GatewayNode) -> Verdict {
+///
+/// It is true when proxies have acknowledged this generation, and as long as there are proxies.
+pub(super) fn programmed(node: &GatewayNode, proof: Option<&Proof>) -> Verdict {
     if let Some(fault) = &node.fault {
         return Verdict::no("Invalid", fault);
     }
-    if !node.listeners.iter().any(is_whole) {
-        return Verdict::no("Invalid", format_args!("no listener can be served: {}", reasons(node)));
-    }
-    if node.addresses.is_empty() {
-        return Verdict::no("AddressNotAssigned", "no address was assigned yet");
+    if !node.listeners.iter().any(listener::is_whole) {
+        return Verdict::no("Invalid", format_args!("no listener can be served: {}", listener::broken(node.own_listeners())));
     }
     if !node.unusable.is_empty() {
         let message =
             format_args!("{} of spec.addresses cannot be used; remove it or make it available here", quoted(&node.unusable));
-        return Verdict::no("AddressNotUsable", message);
+        return Verdict::no("AddressNotUsable", with_notes(node, &message));
     }
-    Verdict::yes("Programmed")
+    if node.addresses.is_empty() {
+        return Verdict::no("AddressNotAssigned", with_notes(node, &"no address was assigned yet"));
+    }
+    if let Some((reason, why)) = proof.and_then(|proof| proof.lacks_gateway(&node.edition())) {
+        return Verdict::no(reason, why);
+    }
+    let notes = node.address_notes.iter().cloned().chain(proof.map(Proof::note)).filter(|note| !note.is_empty());
+    Verdict::yes("Programmed").with(notes.collect::<Vec<_>>().join("; "))
 }
 
-fn is_whole(of: &ListenerNode) -> bool {
-    listener::is_accepted(of) && of.is_servable()
-}
-
-fn reasons(node: &GatewayNode) -> String {
-    let broken: Vec<_> = node.listeners.iter().filter(|of| !is_whole(of)).collect();
-    listed(broken.into_iter().map(|of| format!("`{}` ({})", of.name, listener::reason(of))))
+fn with_notes(node: &GatewayNode, message: &dyn Display) -> String {
+    node.address_notes.iter().fold(message.to_string(), |text, note| format!("{text}; {note}"))
 }
 
 #[cfg(test)]

@@ -8,30 +8,32 @@ use crate::graph::gateway_class::GatewayClassNode;
 
 /// > Implementations MUST populate status on all GatewayClass resources which
 /// > specify their controller name.
-pub(super) fn status(node: &GatewayClassNode) -> GatewayClassStatus {
+pub(super) fn status(node: &GatewayClassNode<'_>, unsupported_version: Option<&str>) -> GatewayClassStatus {
     GatewayClassStatus {
         conditions: vec![
             accepted(node).condition("Accepted", node.generation),
-            supported_version().condition("SupportedVersion", node.generation),
+            supported_version(unsupported_version).condition("SupportedVersion", node.generation),
         ],
         supported_features: features::supported(),
     }
 }
 
-fn accepted(node: &GatewayClassNode) -> Verdict {
-    match &node.fault {
-        Some(fault) => Verdict::no("InvalidParameters", fault),
-        None => Verdict::yes("Accepted"),
+fn accepted(node: &GatewayClassNode<'_>) -> Verdict {
+    match &node.parameters {
+        Err(fault) => Verdict::no("InvalidParameters", format_args!("spec.parametersRef {fault}")),
+        Ok(_) => Verdict::yes("Accepted"),
     }
 }
 
 /// > This condition MUST be set by
 /// > a controller when it marks a GatewayClass "Accepted".
 ///
-/// The objects that get here were decoded with the types of the version that is supported; whoever sees the CRDs of a cluster
-/// judges theirs.
-fn supported_version() -> Verdict {
-    Verdict::yes("SupportedVersion")
+/// Whoever sees the CRDs of a cluster judges them; with others than the supported ones it is done as well as can be.
+fn supported_version(unsupported: Option<&str>) -> Verdict {
+    match unsupported {
+        Some(why) => Verdict::no("UnsupportedVersion", why),
+        None => Verdict::yes("SupportedVersion"),
+    }
 }
 
 #[cfg(test)]

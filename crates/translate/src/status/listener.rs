@@ -1,4 +1,4 @@
-//! `Gateway.status.listeners[]`
+//! `Gateway.status.listeners[]` and `ListenerSet.status.listeners[]`
 
 use isthmus_api::shared::GATEWAY_GROUP;
 use isthmus_api::status::{ListenerStatus, RouteGroupKind};
@@ -8,14 +8,18 @@ use crate::graph::conflict::quoted;
 use crate::graph::gateway::GatewayNode;
 use crate::graph::listener::{ListenerNode, ListenerRefFault};
 
-pub(super) fn status(gateway: &GatewayNode, node: &ListenerNode) -> ListenerStatus {
+/// The reason of `Programmed=False`, and why in words.
+type Lacks = (&'static str, String);
+
+/// `generation` is that of the object which has the listener, and `lacks` is why proxies are not proven to run it.
+pub(super) fn status(gateway: &GatewayNode, node: &ListenerNode, generation: i64, lacks: Option<&Lacks>) -> ListenerStatus {
     let mut conditions = vec![
-        accepted(node).condition("Accepted", gateway.generation),
-        programmed(gateway, node).condition("Programmed", gateway.generation),
-        resolved_refs(node).condition("ResolvedRefs", gateway.generation),
-        conflicted(node).condition("Conflicted", gateway.generation),
+        accepted(node).condition("Accepted", generation),
+        programmed(gateway, node, lacks).condition("Programmed", generation),
+        resolved_refs(node).condition("ResolvedRefs", generation),
+        conflicted(node).condition("Conflicted", generation),
     ];
-    conditions.extend(overlapping_tls_config(node).map(|verdict| verdict.condition("OverlappingTLSConfig", gateway.generation)));
+    conditions.extend(overlapping_tls_config(node).map(|verdict| verdict.condition("OverlappingTLSConfig", generation)));
     ListenerStatus {
         name: node.name.clone(),
         supported_kinds: node
@@ -33,8 +37,26 @@ pub(super) fn is_accepted(node: &ListenerNode) -> bool {
     node.is_valid() && node.unavailable.is_none()
 }
 
+/// Whether it is served as it is meant.
+pub(super) fn is_whole(node: &ListenerNode) -> bool {
+    is_accepted(node) && node.is_servable()
+}
+
+/// Those that are not served, each with its reason in one word.
+pub(super) fn broken(listeners: &[ListenerNode]) -> String {
+    let broken: Vec<_> = listeners.iter().filter(|of| !is_whole(of)).collect();
+    listed(broken.into_iter().map(|of| format!("`{}` ({})", of.name, reason(of))))
+}
+
+/// Those that are served, and those that are not.
+pub(super) fn right_and_wrong(listeners: &[ListenerNode]) -> String {
+    let whole: Vec<_> = listeners.iter().filter(|of| is_whole(of)).map(|of| of.name.clone()).collect();
+    let whole = if whole.is_empty() { "none".to_owned() } else { quoted(&whole) };
+    format!("listeners that are right: {whole}; that are not: {}", broken(listeners))
+}
+
 /// Why a listener is not served, in one word.
-pub(super) fn reason(node: &ListenerNode) -> &'static str {
+fn reason(node: &ListenerNode) -> &'static str {
     if is_accepted(node) { resolved_refs(node).reason } else { accepted(node).reason }
 }
 
@@ -55,7 +77,7 @@ fn accepted(node: &ListenerNode) -> Verdict {
     }
 }
 
-fn programmed(gateway: &GatewayNode, node: &ListenerNode) -> Verdict {
+fn programmed(gateway: &GatewayNode, node: &ListenerNode, lacks: Option<&Lacks>) -> Verdict {
     if let Some(conflict) = &node.conflict {
         return Verdict::no(conflict.reason(), conflict);
     }
@@ -63,7 +85,8 @@ fn programmed(gateway: &GatewayNode, node: &ListenerNode) -> Verdict {
         return Verdict::no("Invalid", fault);
     }
     if !node.is_servable() {
-        return Verdict::no("Invalid", "there is no certificate that can be served; see ResolvedRefs");
+        let kept = if node.kept.is_empty() { "" } else { "; a proxy that holds an earlier one goes on with it" };
+        return Verdict::no("Invalid", format_args!("there is no certificate that can be served, see ResolvedRefs{kept}"));
     }
     if node.unavailable.is_some() {
         return Verdict::no("Pending", "the port cannot be opened yet; see Accepted");
@@ -73,6 +96,9 @@ fn programmed(gateway: &GatewayNode, node: &ListenerNode) -> Verdict {
     }
     if gateway.addresses.is_empty() {
         return Verdict::no("Pending", "the Gateway has no address yet");
+    }
+    if let Some((_, why)) = lacks {
+        return Verdict::no("Pending", why);
     }
     Verdict::yes("Programmed")
 }
@@ -104,7 +130,7 @@ fn overlapping_tls_config(node: &ListenerNode) -> Option<Verdict> {
     (!node.overlaps.is_empty()).then(|| {
         let message = format_args!(
             "the hostname overlaps with that of {} on the same port; a client that reuses a connection for another listener's host gets status 421",
-            quoted(&node.overlaps)
+            node.overlaps.join(", ")
         );
         Verdict::yes("OverlappingHostnames").with(message)
     })
@@ -272,7 +298,7 @@ mod tests {
             (https(json!([{"name": "good"}])), &["a:"], "a+good"),
             (https(json!([{"name": "good"}, {"name": "good2"}, {"name": "good"}])), &["a:"], "a+good+good2"),
             (https(json!([{"name": "absent"}])), &invalid, ""),
-            (https(json!([{"name": "empty"}])), &invalid, ""),
+            (https(json!([{"name": "empty"}])), &invalid, "a+empty"),
             (https(json!([{"name": "good", "kind": "WrongKind"}])), &invalid, ""),
             (https(json!([{"name": "good", "group": "wrong.example"}])), &invalid, ""),
             (https(json!([])), &invalid, ""),

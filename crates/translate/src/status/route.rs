@@ -1,21 +1,30 @@
 //! `status` of routes
 
-use isthmus_api::status::{RouteParentStatus, RouteStatus};
+use isthmus_api::status::{Condition, ConditionStatus, RouteParentStatus, RouteStatus};
+use isthmus_routing::GatewayKey;
 
 use super::{Verdict, listed};
-use crate::CONTROLLER_NAME;
-use crate::graph::ParentNode;
 use crate::graph::route::RouteNode;
+use crate::graph::{Graph, ParentNode};
+use crate::{CONTROLLER_NAME, Proof};
+
+/// The condition that says whether proxies serve a route.
+const PROGRAMMED: &str = "isthmus.dev/Programmed";
 
 /// > * Implementations MUST treat each `parentRef`` in the Route separately and
 /// >   update its status based on the relationship with that parent.
-pub(super) fn status(node: &RouteNode) -> RouteStatus {
+///
+/// [`PROGRAMMED`] is there where proxies are asked.
+pub(super) fn status(node: &RouteNode, graph: &Graph<'_>) -> RouteStatus {
     let parents = node.parents.iter().map(|parent| {
         let mut conditions = vec![
             accepted(node, parent).condition("Accepted", node.generation),
             resolved_refs(node).condition("ResolvedRefs", node.generation),
         ];
         conditions.extend(partially_invalid(node, parent).map(|verdict| verdict.condition("PartiallyInvalid", node.generation)));
+        let key = GatewayKey { namespace: parent.gateway.namespace.clone(), name: parent.gateway.name.clone() };
+        let programmed = graph.proof(&key).map(|proof| programmed(node, &conditions[0], &proof));
+        conditions.extend(programmed.map(|verdict| verdict.condition(PROGRAMMED, node.generation)));
         RouteParentStatus { parent_ref: parent.parent_ref.clone(), controller_name: CONTROLLER_NAME.to_owned(), conditions }
     });
     RouteStatus { parents: parents.collect() }
@@ -42,6 +51,18 @@ fn resolved_refs(node: &RouteNode) -> Verdict {
             Verdict::no(first.reason(), listed(node.unresolved.iter().map(|(rule, fault)| format!("rules[{rule}]: {fault}"))))
         }
         None => Verdict::yes("ResolvedRefs"),
+    }
+}
+
+/// Whether every ready proxy of the parent serves this generation of the route. It is a condition of ours, since the specification has
+/// none for it.
+fn programmed(node: &RouteNode, accepted: &Condition, proof: &Proof) -> Verdict {
+    if accepted.status != ConditionStatus::True {
+        return Verdict::no("Invalid", "the parent does not accept the route; see Accepted");
+    }
+    match proof.lacks_route(&node.key, &node.edition()) {
+        Some((reason, why)) => Verdict::no(reason, why),
+        None => Verdict::yes("Programmed").with(proof.note()),
     }
 }
 

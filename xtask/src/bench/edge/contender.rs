@@ -17,6 +17,8 @@ const START: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Isthmus,
+    /// Pingora with nothing of ours: what of a request's cost is not ours to change. It has no TLS, log, metrics or routes.
+    Pingora,
     Nginx,
     Haproxy,
     Envoy,
@@ -26,6 +28,7 @@ impl Kind {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Isthmus => "isthmus",
+            Self::Pingora => "bare pingora",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
@@ -83,6 +86,11 @@ fn command(kind: Kind, place: &Place<'_>) -> Result<Command, Fault> {
             let mut command = Command::new(&place.scene.tools.isthmus);
             command.arg("run").arg(yaml).args(["--admin", &place.admin.to_string()]);
             command.arg("--access-log").arg(folder.join("access.log"));
+            command
+        }
+        Kind::Pingora => {
+            let mut command = Command::new(&place.scene.tools.pingora);
+            command.args([place.plain.to_string(), place.scene.backend.to_string()]);
             command
         }
         Kind::Nginx => {

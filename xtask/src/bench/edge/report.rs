@@ -99,7 +99,7 @@ impl fmt::Display for Report {
 
 impl Report {
     fn ratios(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for base in [Kind::Nginx, Kind::Envoy] {
+        for base in [Kind::Nginx, Kind::Envoy, Kind::Pingora] {
             let Some(base) = self.measured.iter().find(|measured| measured.kind == base) else { continue };
             writeln!(f, "| to {} | CPU/request | requests/s | p50 | p99 |\n|---|---|---|---|---|", base.kind.as_str())?;
             for one in self.measured.iter().filter(|one| one.kind != base.kind) {

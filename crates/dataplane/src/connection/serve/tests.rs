@@ -10,11 +10,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::Options;
 use crate::connection::head::PREFACE;
 use crate::connection::transport::Transport;
 use crate::drain::{Closing, Readiness};
 use crate::telemetry::Telemetry;
-use crate::{AccessLog, Options};
 
 /// Answers with the path and the length of the body. `/early` does not read the body; `/stalled`, `/broken` and `/endless` do not keep
 /// what their header says.
@@ -87,7 +87,7 @@ async fn connect() -> Fixture {
 
 async fn connect_within(limits: Limits) -> Fixture {
     let limits = Arc::new(limits);
-    let options = Options { threads: 1, admin: None, access_log: AccessLog::Off, otlp: None, limits: Limits::clone(&limits) };
+    let options = Options { threads: 1, limits: Limits::clone(&limits), ..Options::default() };
     let telemetry = Telemetry::start(&options).expect("nothing to open");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");

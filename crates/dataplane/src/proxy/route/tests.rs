@@ -29,7 +29,7 @@ fn of(listeners: Vec<Listener>) -> Arc<Port> {
     let key = "Gateway/infra/edge".parse().expect("a key");
     let snapshot = Snapshot { gateways: [(key, Arc::new(gateway))].into(), ..Snapshot::default() };
     let telemetry = Telemetry::start(&Options::default()).expect("nothing to open");
-    let config = Config::compile(&Arc::new(snapshot), None, &telemetry);
+    let config = Config::compile(&Arc::new(snapshot), &Arc::default(), None, &telemetry);
     config.ports.into_values().next().expect("a port")
 }
 

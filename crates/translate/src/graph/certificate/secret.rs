@@ -44,6 +44,13 @@ pub(crate) enum SecretFault {
     Mismatch,
 }
 
+impl SecretFault {
+    /// Whether the Secret is the right one and what is in it is not. A type never changes: a Secret of another type is another Secret.
+    pub(crate) fn is_of_content(&self) -> bool {
+        !matches!(self, Self::Type(_))
+    }
+}
+
 /// Checks that chain and key parse and belong together. Time is of no matter, so an expired certificate is served: a client
 /// can tell its user so, while a listener that vanishes tells nobody anything.
 pub(crate) fn read(secret: SecretContent<'_>) -> Result<Arc<Certificate>, SecretFault> {

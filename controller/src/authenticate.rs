@@ -1,0 +1,164 @@
+//! A proxy's token -> which Gateway it is of.
+//!
+//! The API server judges the token (TokenReview): it has to be for us, of a ServiceAccount that we made for a Gateway, and bound to a pod.
+//! Answers are kept for a short time, so that proxies that all reconnect at once cost one question each at most.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use isthmus_api::core::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use isthmus_push::server::{Authenticate, Denied, Identity};
+use kube::api::{Api, PostParams};
+use kube::Client;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use crate::provision::Provisioned;
+
+/// Whom a proxy's token has to be for.
+pub const AUDIENCE: &str = "isthmus.dev/push";
+
+/// How long a good answer is kept: a pod that was deleted can still connect for as long.
+const KEEP: Duration = Duration::from_secs(60);
+/// How long a bad one is.
+const KEEP_DENIED: Duration = Duration::from_secs(5);
+/// Answers that are kept at most.
+const MOST: usize = 8192;
+/// Tokens are around 1 KiB; longer ones are not looked at.
+const LONGEST: usize = 16 << 10;
+
+/// Judges tokens.
+#[derive(Debug)]
+pub struct Authenticator {
+    reviews: Api<TokenReview>,
+    provisioned: watch::Receiver<Arc<Provisioned>>,
+    answers: Mutex<Answers>,
+}
+
+/// Who a token is of, by the token's hash.
+#[derive(Debug, Default)]
+struct Answers {
+    kept: HashMap<[u8; 32], (Instant, Result<Subject, Denied>)>,
+}
+
+/// A pod with its ServiceAccount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Subject {
+    namespace: String,
+    account: String,
+    pod: String,
+}
+
+impl Authenticator {
+    /// Takes the ServiceAccounts that are ours from what was provisioned.
+    pub fn new(client: Client, provisioned: watch::Receiver<Arc<Provisioned>>) -> Self {
+        Self { reviews: Api::all(client), provisioned, answers: Mutex::default() }
+    }
+
+    /// As the push server wants it.
+    pub fn into_authenticate(self) -> Authenticate {
+        let authenticator = Arc::new(self);
+        Arc::new(move |token| {
+            let authenticator = Arc::clone(&authenticator);
+            Box::pin(async move { authenticator.authenticate(&token).await })
+        })
+    }
+
+    /// Whose this token is. Dropped early, it leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`Denied::Unavailable`] if the API server could not be asked, or if it is not known yet which ServiceAccounts are ours: try again.
+    pub async fn authenticate(&self, token: &str) -> Result<Identity, Denied> {
+        if token.is_empty() || token.len() > LONGEST {
+            return Err(Denied::Unauthorized("no token, or one that is too long".to_owned()));
+        }
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        let known = self.answers().get(&hash, Instant::now());
+        let answer = match known {
+            Some(answer) => answer,
+            None => {
+                let answer = self.review(token).await?;
+                self.answers().put(hash, Instant::now(), answer.clone());
+                answer
+            }
+        };
+        self.identify(answer?)
+    }
+
+    /// The ServiceAccount decides, and it is looked up each time: Gateways come and go while answers are kept.
+    fn identify(&self, subject: Subject) -> Result<Identity, Denied> {
+        let provisioned = self.provisioned.borrow();
+        let Subject { namespace, account, pod } = subject;
+        let refusal = || format!("ServiceAccount {namespace}/{account} is not one that was made for a Gateway");
+        match provisioned.accounts.get(&(namespace.clone(), account.clone())) {
+            Some(gateway) => Ok(Identity { gateway: gateway.clone(), pod }),
+            None if !provisioned.synced => Err(Denied::Unavailable("the controller is starting".to_owned())),
+            None => Err(Denied::Forbidden(refusal())),
+        }
+    }
+
+    /// Asks the API server. The outer error: it gave no answer.
+    async fn review(&self, token: &str) -> Result<Result<Subject, Denied>, Denied> {
+        let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: token.to_owned() };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        match self.reviews.create(&PostParams::default(), &review).await {
+            Ok(TokenReview { status: Some(status), .. }) => Ok(subject(&status)),
+            Ok(_) => Err(Denied::Unavailable("the API server did not judge the token".to_owned())),
+            Err(error) => {
+                tracing::warn!(%error, "a proxy's token cannot be judged now");
+                Err(Denied::Unavailable("the API server cannot be asked about the token now".to_owned()))
+            }
+        }
+    }
+
+    fn answers(&self) -> std::sync::MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the API server says of a token.
+fn subject(status: &TokenReviewStatus) -> Result<Subject, Denied> {
+    let denied = |what: &str| Err(Denied::Unauthorized(what.to_owned()));
+    if status.authenticated != Some(true) {
+        return denied("the API server does not take the token");
+    }
+    if !status.audiences.iter().flatten().any(|audience| audience == AUDIENCE) {
+        return denied("the token is for another audience");
+    }
+    let user = status.user.clone().unwrap_or_default();
+    let name = user.username.unwrap_or_default();
+    let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+    let Some((namespace, account)) = account else { return denied("the token is not of a ServiceAccount") };
+    let extra: BTreeMap<String, Vec<String>> = user.extra.unwrap_or_default();
+    let only = |key| extra.get(key).and_then(|values| values.first()).filter(|value| !value.is_empty());
+    let pod = only("authentication.kubernetes.io/pod-name").zip(only("authentication.kubernetes.io/pod-uid"));
+    let Some((pod, _)) = pod else { return denied("the token is not bound to a pod") };
+    Ok(Subject { namespace: namespace.to_owned(), account: account.to_owned(), pod: pod.clone() })
+}
+
+impl Answers {
+    fn get(&mut self, hash: &[u8; 32], now: Instant) -> Option<Result<Subject, Denied>> {
+        let (until, answer) = self.kept.get(hash)?;
+        if *until <= now {
+            self.kept.remove(hash);
+            return None;
+        }
+        Some(answer.clone())
+    }
+
+    fn put(&mut self, hash: [u8; 32], now: Instant, answer: Result<Subject, Denied>) {
+        if self.kept.len() >= MOST {
+            self.kept.retain(|_, (until, _)| *until > now);
+        }
+        // Whoever fills it with bad tokens only makes good ones cost a question each.
+        if self.kept.len() >= MOST {
+            return;
+        }
+        let keep = if answer.is_ok() { KEEP } else { KEEP_DENIED };
+        self.kept.insert(hash, (now + keep, answer));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use isthmus_routing::GatewayKey;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::testing::{Answer, Server};
+
+const USER: &str = "system:serviceaccount:shop:isthmus-edge";
+
+fn provisioned(synced: bool) -> watch::Receiver<Arc<Provisioned>> {
+    let gateway = GatewayKey { namespace: "shop".into(), name: "edge".into() };
+    let accounts = BTreeMap::from([(("shop".to_owned(), "isthmus-edge".to_owned()), gateway)]);
+    watch::channel(Arc::new(Provisioned { synced, accounts, ..Provisioned::default() })).1
+}
+
+fn good() -> Value {
+    json!({"authenticated": true, "audiences": [AUDIENCE], "user": {"username": USER, "extra": {
+        "authentication.kubernetes.io/pod-name": ["edge-1"], "authentication.kubernetes.io/pod-uid": ["p1"]}}})
+}
+
+fn with(pointer: &str, value: Value) -> Value {
+    let mut status = good();
+    *status.pointer_mut(pointer).unwrap() = value;
+    status
+}
+
+fn server(status: Value) -> Server {
+    Server::new(move |call| {
+        assert_eq!((call.method.as_str(), call.path.as_str()), ("POST", "/apis/authentication.k8s.io/v1/tokenreviews"));
+        assert_eq!(call.body["spec"]["audiences"], json!([AUDIENCE]));
+        Answer::json(json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": call.body["spec"], "status": status}))
+    })
+}
+
+#[tokio::test]
+async fn only_a_pod_of_a_gateway_is_let_in() {
+    let pod = "/user/extra/authentication.kubernetes.io~1pod-uid";
+    for (what, status, expected) in [
+        ("good", good(), "edge-1 of edge"),
+        ("not authenticated", with("/authenticated", json!(false)), "Unauthorized"),
+        ("another audience", with("/audiences", json!(["https://kubernetes.default.svc"])), "Unauthorized"),
+        ("no audience", with("/audiences", json!([])), "Unauthorized"),
+        ("a user", with("/user/username", json!("admin")), "Unauthorized"),
+        ("not bound to a pod", with("/user/extra", json!({})), "Unauthorized"),
+        ("half bound to a pod", with(pod, json!([])), "Unauthorized"),
+        ("another account", with("/user/username", json!("system:serviceaccount:shop:default")), "Forbidden"),
+        ("another namespace", with("/user/username", json!("system:serviceaccount:bank:isthmus-edge")), "Forbidden"),
+    ] {
+        let authenticator = Authenticator::new(server(status).client(), provisioned(true));
+        let actual = match authenticator.authenticate("token").await {
+            Ok(Identity { gateway, pod }) => format!("{pod} of {}", gateway.name),
+            Err(denied) => format!("{denied:?}"),
+        };
+        assert!(actual.starts_with(expected), "{what}: {actual}");
+    }
+}
+
+#[tokio::test]
+async fn an_api_server_that_does_not_answer_denies_nobody() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let server = Server::new(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Answer::status(500, "broken")
+    });
+    let authenticator = Authenticator::new(server.client(), provisioned(true));
+    for _ in 0..2 {
+        assert!(matches!(authenticator.authenticate("token").await, Err(Denied::Unavailable(_))));
+    }
+    assert!(asked.load(Ordering::Relaxed) >= 2, "no answer is not kept");
+}
+
+#[tokio::test]
+async fn an_account_is_unknown_only_once_all_are_known() {
+    let other = with("/user/username", json!("system:serviceaccount:shop:other"));
+    let authenticator = Authenticator::new(server(other.clone()).client(), provisioned(false));
+    assert!(matches!(authenticator.authenticate("token").await, Err(Denied::Unavailable(_))));
+    let authenticator = Authenticator::new(server(other).client(), provisioned(true));
+    assert!(matches!(authenticator.authenticate("token").await, Err(Denied::Forbidden(_))));
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_for_each_token() {
+    let server = server(good());
+    let authenticator = Authenticator::new(server.client(), provisioned(true));
+    for token in ["one", "one", "two", "one"] {
+        authenticator.authenticate(token).await.unwrap();
+    }
+    assert_eq!(server.calls().len(), 2);
+    for token in ["", &"x".repeat(LONGEST + 1)] {
+        assert!(matches!(authenticator.authenticate(token).await, Err(Denied::Unauthorized(_))));
+    }
+    assert_eq!(server.calls().len(), 2, "what cannot be a token is not asked about");
+}
+
+#[test]
+fn answers_end_and_are_bounded() {
+    let now = Instant::now();
+    let subject = Subject { namespace: "a".into(), account: "b".into(), pod: "c".into() };
+    let denied = || Err(Denied::Unauthorized("no".into()));
+    let mut answers = Answers::default();
+    answers.put([1; 32], now, Ok(subject));
+    answers.put([2; 32], now, denied());
+    assert!(answers.get(&[2; 32], now + KEEP_DENIED - Duration::from_millis(1)).is_some());
+    assert!(answers.get(&[2; 32], now + KEEP_DENIED).is_none());
+    assert!(answers.get(&[1; 32], now + KEEP - Duration::from_millis(1)).is_some());
+    assert!(answers.get(&[1; 32], now + KEEP).is_none());
+    for number in 0..2 * MOST as u64 {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&number.to_be_bytes());
+        answers.put(hash, now, denied());
+    }
+    assert_eq!(answers.kept.len(), MOST);
+    answers.put([9; 32], now + KEEP_DENIED, denied());
+    assert_eq!(answers.kept.len(), 1, "what has ended makes room");
+}

@@ -1,0 +1,110 @@
+//! What should be held at a time: no clock and no client, only keys are made here.
+
+use std::time::Duration;
+
+use isthmus_push::SERVER_NAME;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+use rustls_pki_types::UnixTime;
+
+use super::content::{Ca, Content, Leaf, Validity, is_trusted, validity};
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+/// How long a CA's certificate holds.
+const CA_LIFE: u64 = 3650 * DAY;
+/// When its successor enters the bundle, before its end.
+const CA_OVERLAP: u64 = 365 * DAY;
+/// How long the successor is only trusted before it signs: every ConfigMap and every kubelet has had time for it.
+const SETTLE: u64 = DAY;
+/// How long a leaf holds; it is renewed at two thirds.
+const LEAF_LIFE: u64 = 90 * DAY;
+/// Certificates hold from before they are made, for clocks that go behind.
+const SKEW: u64 = HOUR;
+
+/// What should be held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// All of it.
+    pub content: Content,
+    /// Why it differs from what is held; none: it does not.
+    pub change: Option<&'static str>,
+}
+
+/// What should be held now, given what is.
+///
+/// # Errors
+/// When a key or certificate cannot be made.
+pub fn plan(held: Option<&Content>, now: UnixTime) -> Result<Plan, rcgen::Error> {
+    let seconds = now.as_secs();
+    let Some(held) = held.filter(|held| is_sound(held, seconds)) else {
+        let signer = ca(seconds)?;
+        let leaf = leaf(&signer, seconds)?;
+        return Ok(Plan { content: Content { signer, next: None, former: Vec::new(), leaf }, change: Some("a new CA and leaf") });
+    };
+    let mut content = held.clone();
+    let mut change = None;
+    let ends = |certificate: &str| validity("ca.crt", certificate).map_or(0, |validity| validity.to);
+    content.former.retain(|certificate| ends(certificate) > seconds);
+    if content.former.len() != held.former.len() {
+        change = Some("a former CA has ended");
+    }
+    match content.next.take() {
+        Some(next) if validity("ca.crt", &next.certificate).is_ok_and(|validity| seconds >= validity.from + SKEW + SETTLE) => {
+            content.former.push(std::mem::replace(&mut content.signer, next).certificate);
+            change = Some("the next CA signs");
+        }
+        Some(next) => content.next = Some(next),
+        None if ends(&content.signer.certificate) < seconds + CA_OVERLAP => {
+            content.next = Some(ca(seconds)?);
+            change = Some("the next CA is trusted");
+        }
+        None => {}
+    }
+    let due = validity("tls.crt", &content.leaf.chain).map_or(0, |Validity { from, to }| from + (to - from) / 3 * 2);
+    if seconds >= due || !is_trusted(&content.signer.certificate, &content.leaf.chain, now) {
+        content.leaf = leaf(&content.signer, seconds)?;
+        change = change.or(Some("a new leaf"));
+    }
+    Ok(Plan { content, change })
+}
+
+/// Whether the CA that signs still can.
+fn is_sound(held: &Content, now: u64) -> bool {
+    validity("ca.crt", &held.signer.certificate).is_ok_and(|validity| (validity.from..validity.to).contains(&now))
+}
+
+fn ca(now: u64) -> Result<Ca, rcgen::Error> {
+    let key = KeyPair::generate()?;
+    let mut params = params(&format!("Isthmus push CA {now}"), now, CA_LIFE);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(Ca { certificate: unix_lines(&params.self_signed(&key)?.pem()), key: key.serialize_pem() })
+}
+
+fn leaf(ca: &Ca, now: u64) -> Result<Leaf, rcgen::Error> {
+    let issuer = Issuer::from_ca_cert_pem(&ca.certificate, KeyPair::from_pem(&ca.key)?)?;
+    let key = KeyPair::generate()?;
+    let mut params = params(SERVER_NAME, now, LEAF_LIFE);
+    params.subject_alt_names = vec![rcgen::SanType::DnsName(SERVER_NAME.try_into()?)];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    Ok(Leaf { chain: unix_lines(&params.signed_by(&key, &issuer)?.pem()), key: key.serialize_pem() })
+}
+
+fn params(name: &str, now: u64, life: u64) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let at = |seconds| date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+    params.not_before = at(now.saturating_sub(SKEW));
+    params.not_after = at(now + life);
+    params
+}
+
+/// A Secret and a ConfigMap read better without carriage returns.
+fn unix_lines(pem: &str) -> String {
+    pem.replace("\r\n", "\n")
+}

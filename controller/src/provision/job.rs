@@ -1,0 +1,215 @@
+//! One Gateway's objects, brought from what is to what should be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use isthmus_api::NamespacedName;
+use isthmus_routing::GatewayKey;
+use kube::Client;
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use serde_json::{Value, json};
+use tracing::{debug, info};
+
+use super::compare::project;
+use super::desired::{OwnKind, Wanted, location};
+use super::judge::{Step, is_surplus, judge};
+use super::live::Live;
+use super::watches::api;
+use super::{FIELD_MANAGER, desired};
+
+/// Who applies a Deployment's `replicas` while an autoscaler has not written them yet.
+const REPLICAS_MANAGER: &str = "isthmus-controller-replicas";
+
+/// What to do for a Gateway.
+pub(super) struct Job {
+    pub(super) client: Client,
+    pub(super) gateway: GatewayKey,
+    pub(super) uid: String,
+    /// Empty: everything goes.
+    pub(super) wanted: Arc<Vec<Wanted>>,
+    /// What is there.
+    pub(super) live: BTreeMap<OwnKind, Arc<Live>>,
+    /// How the API server wrote what was applied last, of what is still wanted.
+    pub(super) accepted: BTreeMap<OwnKind, Value>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) gateway: GatewayKey,
+    /// What was applied for: the answer counts only if the same is wanted still.
+    pub(super) wanted: Arc<Vec<Wanted>>,
+    /// What the API server answered to what was applied.
+    pub(super) applied: Vec<(OwnKind, Live)>,
+    /// What has to be tried again, or waited for.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Why an object is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    /// Time or somebody else solves it.
+    #[error("{kind} {name} {what}", kind = .kind.as_str())]
+    Wait { kind: OwnKind, name: NamespacedName, what: &'static str },
+    /// Only the user can.
+    #[error("{kind} {name} {what}", kind = .kind.as_str())]
+    Refused { kind: OwnKind, name: NamespacedName, what: &'static str },
+    /// The API server did not do it.
+    #[error("{kind} {name} cannot be written: {error}", kind = .kind.as_str(), error = words(.error))]
+    Api { kind: OwnKind, name: NamespacedName, error: Box<kube::Error> },
+}
+
+impl Problem {
+    /// Whether the user should hear of it at once: trying again does not help.
+    pub(super) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Wait { .. } => false,
+            Self::Refused { .. } => true,
+            Self::Api { error, .. } => match &**error {
+                kube::Error::Api(status) => (400..500).contains(&status.code) && ![404, 408, 409, 429].contains(&status.code),
+                _ => false,
+            },
+        }
+    }
+}
+
+/// The API server's own words, which say what to do.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Kinds that are made one after another: pods are refused as long as their ServiceAccount or ConfigMap is not there, and a Deployment
+/// is not made for a ServiceAccount of somebody else.
+const STAGES: [&[OwnKind]; 3] = [
+    &[OwnKind::ServiceAccount, OwnKind::ConfigMap, OwnKind::Service],
+    &[OwnKind::Deployment],
+    &[OwnKind::HorizontalPodAutoscaler, OwnKind::PodDisruptionBudget],
+];
+
+impl Job {
+    /// Does it. Dropped between two requests, it leaves objects that the next one goes on with.
+    pub(super) async fn run(self) -> Done {
+        let mut applied = Vec::new();
+        let mut problems = Vec::new();
+        for stage in STAGES {
+            let objects = self.wanted.iter().filter(|wanted| stage.contains(&wanted.kind));
+            let needs = |problem: &Problem| problem.kind() != OwnKind::Service;
+            if stage.contains(&OwnKind::Deployment) && problems.iter().any(needs) {
+                break;
+            }
+            for settled in join_all(objects.map(|wanted| self.settle(wanted))).await {
+                match settled {
+                    Ok(None) => {}
+                    Ok(Some((kind, live))) => applied.push((kind, live)),
+                    Err(problem) => problems.push(problem),
+                }
+            }
+        }
+        let surplus = self.live.iter().filter(|(kind, live)| {
+            self.wanted.iter().all(|wanted| wanted.kind != **kind) && is_surplus(&self.gateway, live)
+        });
+        for deleted in join_all(surplus.map(|(kind, live)| self.delete(*kind, live))).await {
+            problems.extend(deleted.err());
+        }
+        Done { gateway: self.gateway, wanted: self.wanted, applied, problems }
+    }
+
+    /// One object. None: it is as it should be.
+    async fn settle(&self, wanted: &Wanted) -> Result<Option<(OwnKind, Live)>, Problem> {
+        let kind = wanted.kind;
+        let known = self.live.get(&kind).cloned();
+        // What is not ours is not watched, so an object that is not known may be there all the same.
+        let live = match known {
+            Some(live) => Some(live),
+            None => self.look(kind).await?.map(Arc::new),
+        };
+        let Some(live) = live else { return self.apply(wanted, None).await.map(Some) };
+        match judge(wanted, &self.gateway, &self.uid, &live, self.accepted.get(&kind)) {
+            Step::Keep => Ok(None),
+            Step::Apply => self.apply(wanted, Some(&live)).await.map(Some),
+            Step::HandOver(replicas) => {
+                self.hand_over(kind, replicas).await?;
+                self.apply(wanted, Some(&live)).await.map(Some)
+            }
+            Step::Replace => {
+                self.delete(kind, &live).await?;
+                Err(self.wait(kind, "is deleted, since its load balancer class cannot be changed; it is made again after that"))
+            }
+            Step::Wait(what) => Err(self.wait(kind, what)),
+            Step::Refuse(what) => Err(Problem::Refused { kind, name: location(&self.gateway), what }),
+        }
+    }
+
+    async fn look(&self, kind: OwnKind) -> Result<Option<Live>, Problem> {
+        let name = location(&self.gateway);
+        let found = api(&self.client, kind, Some(&name.namespace)).get_opt(&name.name).await;
+        found.map(|found| found.map(Live::read)).map_err(|error| self.failed(kind, error))
+    }
+
+    /// The uid of what is there goes with it: an object that somebody put in its place meanwhile is a conflict.
+    async fn apply(&self, wanted: &Wanted, live: Option<&Live>) -> Result<(OwnKind, Live), Problem> {
+        let kind = wanted.kind;
+        let name = location(&self.gateway);
+        let mut body = wanted.body.clone();
+        if let (Some(live), Some(Value::Object(metadata))) = (live, body.get_mut("metadata")) {
+            metadata.insert("uid".to_owned(), live.uid().into());
+        }
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let patched = api(&self.client, kind, Some(&name.namespace)).patch(&name.name, &parameters, &Patch::Apply(&body)).await;
+        let object: DynamicObject = patched.map_err(|error| self.failed(kind, error))?;
+        let verb = if live.is_some() { "updated" } else { "created" };
+        info!(gateway = %format_args!("{}/{}", self.gateway.namespace, self.gateway.name), "{} {name} {verb}", kind.as_str());
+        Ok((kind, Live::read(object)))
+    }
+
+    async fn hand_over(&self, kind: OwnKind, replicas: i64) -> Result<(), Problem> {
+        let name = location(&self.gateway);
+        let resource = kind.resource();
+        let body = json!({
+            "apiVersion": resource.api_version, "kind": resource.kind,
+            "metadata": { "name": name.name, "namespace": name.namespace },
+            "spec": { "replicas": replicas },
+        });
+        let parameters = PatchParams::apply(REPLICAS_MANAGER).force();
+        let patched = api(&self.client, kind, Some(&name.namespace)).patch(&name.name, &parameters, &Patch::Apply(&body)).await;
+        patched.map(|_| ()).map_err(|error| self.failed(kind, error))
+    }
+
+    /// Only the very object that was judged.
+    async fn delete(&self, kind: OwnKind, live: &Live) -> Result<(), Problem> {
+        let preconditions = Preconditions { uid: Some(live.uid().to_owned()), resource_version: None };
+        let parameters = DeleteParams::background().preconditions(preconditions);
+        let deleted = api(&self.client, kind, Some(&live.name.namespace)).delete(&live.name.name, &parameters).await;
+        match deleted {
+            Ok(_) => info!("{} {} deleted", kind.as_str(), live.name),
+            Err(kube::Error::Api(status)) if status.code == 404 => debug!("{} {} was gone", kind.as_str(), live.name),
+            Err(error) => return Err(self.failed(kind, error)),
+        }
+        Ok(())
+    }
+
+    fn wait(&self, kind: OwnKind, what: &'static str) -> Problem {
+        Problem::Wait { kind, name: location(&self.gateway), what }
+    }
+
+    fn failed(&self, kind: OwnKind, error: kube::Error) -> Problem {
+        Problem::Api { kind, name: location(&self.gateway), error: Box::new(error) }
+    }
+}
+
+impl Problem {
+    fn kind(&self) -> OwnKind {
+        match self {
+            Self::Wait { kind, .. } | Self::Refused { kind, .. } | Self::Api { kind, .. } => *kind,
+        }
+    }
+}
+
+/// How the API server wrote what was applied, to be remembered.
+pub(super) fn accepted(wanted: &[desired::Wanted], kind: OwnKind, live: &Live) -> Option<Value> {
+    wanted.iter().find(|wanted| wanted.kind == kind).map(|wanted| project(&live.body, &wanted.body))
+}

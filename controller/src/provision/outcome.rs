@@ -1,0 +1,60 @@
+//! What is there.
+
+use std::collections::BTreeMap;
+
+use isthmus_routing::GatewayKey;
+use serde_json::Value;
+
+use super::live::Live;
+
+/// What is there of every Gateway that should run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Provisioned {
+    /// Whether everything that is ours was seen; before that, what is not in here may be there all the same.
+    pub synced: bool,
+    /// Each Gateway that should run.
+    pub gateways: BTreeMap<GatewayKey, State>,
+    /// The ServiceAccounts that proxies run as, by namespace and name; only those that are the Gateway's own.
+    pub accounts: BTreeMap<(String, String), GatewayKey>,
+}
+
+/// What is there of a Gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// What could not be given to it, each with what to do about it.
+    pub faults: Vec<String>,
+    /// Pods that are ready, of any version.
+    pub ready: i32,
+    /// Pods that should be.
+    pub replicas: i32,
+}
+
+impl Provisioned {
+    /// Whether a pod of this Gateway is ready.
+    pub fn has_ready(&self, gateway: &GatewayKey) -> bool {
+        self.gateways.get(gateway).is_some_and(|state| state.ready > 0)
+    }
+}
+
+impl State {
+    /// Of a Gateway's Deployment.
+    pub(super) fn of(faults: Vec<String>, deployment: Option<&Live>) -> Self {
+        let Some(live) = deployment else { return Self { faults, ..Self::default() } };
+        let number = |pointer| live.body.pointer(pointer).and_then(Value::as_i64).and_then(|number| number.try_into().ok());
+        let mut faults = faults;
+        faults.extend(failure(&live.body).map(|message| format!("Deployment {}: {message}", live.name)));
+        Self {
+            faults,
+            ready: number("/status/readyReplicas").unwrap_or_default(),
+            replicas: number("/spec/replicas").unwrap_or(1),
+        }
+    }
+}
+
+/// Why the Deployment makes no pods: a quota, Pod Security, an admission webhook.
+fn failure(body: &Value) -> Option<String> {
+    let conditions = body.pointer("/status/conditions")?.as_array()?;
+    let text = |condition: &Value, field| condition.get(field).and_then(Value::as_str).map(str::to_owned).unwrap_or_default();
+    let failed = |condition: &&Value| text(condition, "type") == "ReplicaFailure" && text(condition, "status") == "True";
+    conditions.iter().find(failed).map(|condition| text(condition, "message"))
+}

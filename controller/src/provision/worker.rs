@@ -1,0 +1,327 @@
+//! The task that owns what is known and what is wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_api::NamespacedName;
+use isthmus_push::server::Role;
+use isthmus_routing::GatewayKey;
+use isthmus_translate::Infrastructure;
+use kube::Client;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
+
+use super::desired::{OwnKind, Wanted, desired, location};
+use super::job::{Done, Job, accepted};
+use super::live::Live;
+use super::outcome::{Provisioned, State};
+use super::watches::{Event, Scope};
+use super::{Plan, Settings};
+use crate::authority::Material;
+
+/// Gateways that are worked on at the same time.
+const CONCURRENT: usize = 8;
+/// The first and the longest wait after a failure, or between two mends of what somebody edits again and again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// Failures in a row before those that may pass are told.
+const PATIENCE: u32 = 4;
+/// Mends that are not waited for, within the longest wait of each other.
+const MENDS: u32 = 3;
+
+/// What the worker hears.
+pub(super) struct Inputs {
+    pub(super) plans: watch::Receiver<Arc<Plan>>,
+    pub(super) material: watch::Receiver<Option<Arc<Material>>>,
+    pub(super) role: watch::Receiver<Role>,
+    pub(super) events: mpsc::Receiver<Event>,
+}
+
+struct Worker {
+    client: Client,
+    settings: Settings,
+    /// Scopes that were not listed yet.
+    unlisted: BTreeSet<Scope>,
+    live: BTreeMap<NamespacedName, BTreeMap<OwnKind, Arc<Live>>>,
+    entries: BTreeMap<GatewayKey, Entry>,
+    /// Whose objects have this name.
+    owners: BTreeMap<NamespacedName, GatewayKey>,
+    running: JoinSet<Done>,
+    publish: watch::Sender<Arc<Provisioned>>,
+}
+
+/// A Gateway that is known.
+#[derive(Default)]
+struct Entry {
+    /// None: it was released.
+    infrastructure: Option<Infrastructure>,
+    /// None: not worked out yet.
+    wanted: Option<Arc<Vec<Wanted>>>,
+    accepted: BTreeMap<OwnKind, Value>,
+    /// Whether something may have to be done.
+    dirty: bool,
+    running: bool,
+    not_before: Option<Instant>,
+    failures: u32,
+    mends: u32,
+    mended: Option<Instant>,
+    faults: Vec<String>,
+}
+
+/// Runs until the task is aborted or all inputs are gone.
+pub(super) async fn run(client: Client, settings: Settings, mut inputs: Inputs, publish: watch::Sender<Arc<Provisioned>>, scopes: BTreeSet<Scope>) {
+    let mut worker = Worker {
+        client,
+        settings,
+        unlisted: scopes,
+        live: BTreeMap::new(),
+        entries: BTreeMap::new(),
+        owners: BTreeMap::new(),
+        running: JoinSet::new(),
+        publish,
+    };
+    let mut events = Vec::new();
+    loop {
+        let next = worker.next_retry().filter(|_| *inputs.role.borrow() == Role::Leader);
+        let alive = tokio::select! {
+            changed = inputs.plans.changed() => changed.is_ok(),
+            changed = inputs.material.changed() => {
+                worker.entries.values_mut().for_each(Entry::forget);
+                changed.is_ok()
+            }
+            changed = inputs.role.changed() => {
+                worker.entries.values_mut().for_each(|entry| entry.dirty = true);
+                changed.is_ok()
+            }
+            count = inputs.events.recv_many(&mut events, 256) => count > 0,
+            Some(done) = worker.running.join_next(), if !worker.running.is_empty() => {
+                match done {
+                    Ok(done) => worker.finish(done),
+                    Err(error) => {
+                        warn!(%error, "a task of the provisioner ended early");
+                        worker.entries.values_mut().for_each(|entry| entry.running = false);
+                    }
+                }
+                true
+            }
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => true,
+        };
+        if !alive {
+            return;
+        }
+        for event in events.drain(..) {
+            worker.hear(event);
+        }
+        let plan = Arc::clone(&inputs.plans.borrow_and_update());
+        worker.adopt(&plan);
+        let leads = *inputs.role.borrow_and_update() == Role::Leader;
+        let material = inputs.material.borrow_and_update().clone();
+        if let (true, true, Some(material)) = (leads, worker.unlisted.is_empty(), material) {
+            worker.start(&material.bundle);
+        }
+        worker.publish();
+    }
+}
+
+impl Worker {
+    /// Takes over a plan; what did not change costs a comparison.
+    fn adopt(&mut self, plan: &Plan) {
+        let gone: Vec<_> = self.entries.keys().filter(|key| !plan.infrastructure.contains_key(key) && !plan.released.contains(key)).cloned().collect();
+        for key in gone {
+            self.entries.remove(&key);
+            self.owners.remove(&location(&key));
+        }
+        for (key, infrastructure) in &plan.infrastructure {
+            let entry = self.entries.entry(key.clone()).or_default();
+            if entry.infrastructure.as_ref() != Some(infrastructure) {
+                entry.infrastructure = Some(infrastructure.clone());
+                entry.forget();
+                self.owners.insert(location(key), key.clone());
+            }
+        }
+        for key in &plan.released {
+            let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry { dirty: true, ..Entry::default() });
+            if entry.infrastructure.take().is_some() {
+                entry.forget();
+            }
+            self.owners.insert(location(key), key.clone());
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Listed(scope, listed) => {
+                self.unlisted.remove(&scope);
+                let (kind, namespace) = scope;
+                let inside = |name: &NamespacedName| namespace.as_ref().is_none_or(|namespace| *namespace == name.namespace);
+                let names: Vec<_> = self.live.keys().filter(|name| inside(name)).cloned().collect();
+                let present: BTreeSet<_> = listed.iter().map(|live| live.name.clone()).collect();
+                for name in names.into_iter().filter(|name| !present.contains(name)) {
+                    self.forget(kind, &name);
+                }
+                listed.into_iter().for_each(|live| self.remember(kind, live));
+            }
+            Event::Applied(kind, live) => {
+                let known = self.live.get(&live.name).and_then(|kinds| kinds.get(&kind));
+                // The answer to our own request may have been faster than the watch.
+                if known.is_none_or(|known| live.is_newer_than(known)) {
+                    self.remember(kind, *live);
+                }
+            }
+            Event::Deleted(kind, live) => {
+                let known = self.live.get(&live.name).and_then(|kinds| kinds.get(&kind));
+                if known.is_some_and(|known| known.uid() == live.uid() || live.is_newer_than(known)) {
+                    self.forget(kind, &live.name);
+                }
+            }
+        }
+    }
+
+    fn remember(&mut self, kind: OwnKind, live: Live) {
+        self.touch(&live.name);
+        self.live.entry(live.name.clone()).or_default().insert(kind, Arc::new(live));
+    }
+
+    fn forget(&mut self, kind: OwnKind, name: &NamespacedName) {
+        let Some(kinds) = self.live.get_mut(name) else { return };
+        if kinds.remove(&kind).is_some() {
+            if kinds.is_empty() {
+                self.live.remove(name);
+            }
+            self.touch(name);
+        }
+    }
+
+    fn touch(&mut self, name: &NamespacedName) {
+        if let Some(entry) = self.owners.get(name).and_then(|key| self.entries.get_mut(key)) {
+            entry.dirty = true;
+        }
+    }
+
+    fn next_retry(&self) -> Option<Instant> {
+        let waiting = self.entries.values().filter(|entry| entry.dirty && !entry.running);
+        waiting.filter_map(|entry| entry.not_before).min()
+    }
+
+    /// Begins with the Gateways for which something may have to be done now.
+    fn start(&mut self, bundle: &str) {
+        let now = Instant::now();
+        for entry in self.entries.values_mut() {
+            entry.not_before = entry.not_before.filter(|instant| *instant > now);
+        }
+        for (key, entry) in &mut self.entries {
+            if self.running.len() >= CONCURRENT {
+                return;
+            }
+            if entry.running || !entry.dirty || entry.not_before.is_some() {
+                continue;
+            }
+            let wanted = entry.wanted.get_or_insert_with(|| {
+                let infrastructure = entry.infrastructure.as_ref();
+                Arc::new(infrastructure.map(|given| desired(key, given, &self.settings, bundle)).unwrap_or_default())
+            });
+            let job = Job {
+                client: self.client.clone(),
+                gateway: key.clone(),
+                uid: entry.infrastructure.as_ref().map(|given| given.uid.clone()).unwrap_or_default(),
+                wanted: Arc::clone(wanted),
+                live: self.live.get(&location(key)).cloned().unwrap_or_default(),
+                accepted: entry.accepted.clone(),
+            };
+            entry.dirty = false;
+            entry.running = true;
+            self.running.spawn(job.run());
+        }
+    }
+
+    fn finish(&mut self, done: Done) {
+        for (kind, live) in done.applied.iter().cloned() {
+            self.remember(kind, live);
+        }
+        let Some(entry) = self.entries.get_mut(&done.gateway) else { return };
+        entry.running = false;
+        let is_current = entry.wanted.as_ref().is_some_and(|wanted| Arc::ptr_eq(wanted, &done.wanted));
+        if is_current {
+            entry.learn(&done);
+        }
+    }
+
+    fn publish(&self) {
+        let wanted = self.entries.iter().filter(|(_, entry)| entry.infrastructure.is_some());
+        let live = |key: &GatewayKey, kind: OwnKind| {
+            let uid = &self.entries.get(key)?.infrastructure.as_ref()?.uid;
+            let live = self.live.get(&location(key))?.get(&kind)?;
+            live.owner().is_some_and(|owner| owner.uid == *uid).then_some(live)
+        };
+        let gateways = wanted.clone().map(|(key, entry)| {
+            (key.clone(), State::of(entry.faults.clone(), live(key, OwnKind::Deployment).map(|live| &**live)))
+        });
+        let accounts = wanted.filter_map(|(key, _)| {
+            let account = live(key, OwnKind::ServiceAccount)?;
+            Some(((account.name.namespace.clone(), account.name.name.clone()), key.clone()))
+        });
+        let provisioned =
+            Provisioned { synced: self.unlisted.is_empty(), gateways: gateways.collect(), accounts: accounts.collect() };
+        self.publish.send_if_modified(|current| {
+            let differs = **current != provisioned;
+            if differs {
+                *current = Arc::new(provisioned);
+            }
+            differs
+        });
+    }
+}
+
+impl Entry {
+    /// Something else is wanted now.
+    fn forget(&mut self) {
+        self.wanted = None;
+        self.accepted.clear();
+        self.dirty = true;
+        self.not_before = None;
+        self.failures = 0;
+    }
+
+    fn learn(&mut self, done: &Done) {
+        let now = Instant::now();
+        for (kind, live) in &done.applied {
+            if let Some(value) = accepted(&done.wanted, *kind, live) {
+                // It was applied before and is wanted still: somebody changed it.
+                if self.accepted.insert(*kind, value).is_some() {
+                    self.mend(now);
+                }
+            }
+        }
+        let lasting = done.problems.iter().any(super::job::Problem::is_lasting);
+        if done.problems.is_empty() {
+            self.failures = 0;
+            self.faults.clear();
+            return;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.dirty = true;
+        self.not_before = Some(now + backoff(self.failures));
+        if lasting || self.failures >= PATIENCE {
+            self.faults = done.problems.iter().map(ToString::to_string).collect();
+        }
+        if self.failures == 1 || self.failures == PATIENCE {
+            done.problems.iter().for_each(|problem| warn!("{problem}"));
+        }
+    }
+
+    fn mend(&mut self, now: Instant) {
+        let lately = self.mended.is_some_and(|before| now.duration_since(before) < BACKOFF.1 * 2);
+        self.mends = if lately { self.mends.saturating_add(1) } else { 1 };
+        self.mended = Some(now);
+        if self.mends > MENDS {
+            self.not_before = Some(now + backoff(self.mends - MENDS));
+        }
+    }
+}
+
+fn backoff(attempt: u32) -> Duration {
+    (BACKOFF.0 * 2_u32.saturating_pow(attempt.saturating_sub(1).min(16))).min(BACKOFF.1)
+}

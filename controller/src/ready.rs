@@ -1,0 +1,69 @@
+//! EndpointSlices -> the proxies that traffic is sent to. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use isthmus_api::{EndpointSlice, Objects};
+use isthmus_routing::GatewayKey;
+
+use crate::provision::names;
+
+/// The label that an EndpointSlice's Service is named with.
+const SERVICE: &str = "kubernetes.io/service-name";
+
+/// The ready pods behind the Service of each of these Gateways, by name; a Gateway without any is absent.
+pub fn pods<'g>(objects: &Objects, gateways: impl Iterator<Item = &'g GatewayKey>) -> BTreeMap<GatewayKey, BTreeSet<String>> {
+    let services: BTreeMap<_, _> = gateways.map(|key| ((key.namespace.clone(), names::object_name(key)), key)).collect();
+    let mut pods = BTreeMap::<GatewayKey, BTreeSet<String>>::new();
+    for (name, slice) in &objects.endpoint_slices {
+        let labels = slice.metadata.labels.as_ref();
+        let Some(service) = labels.and_then(|labels| labels.get(SERVICE)) else { continue };
+        let Some(key) = services.get(&(name.namespace.clone(), service.clone())) else { continue };
+        let ready: BTreeSet<String> = ready(slice).collect();
+        if !ready.is_empty() {
+            pods.entry((*key).clone()).or_default().extend(ready);
+        }
+    }
+    pods
+}
+
+fn ready(slice: &EndpointSlice) -> impl Iterator<Item = String> {
+    let endpoints = slice.endpoints.iter().flatten();
+    let ready = endpoints.filter(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true));
+    let pods = ready.filter_map(|endpoint| endpoint.target_ref.as_ref());
+    pods.filter(|target| target.kind.as_deref() == Some("Pod")).filter_map(|target| target.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_api::decode;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn slice(namespace: &str, name: &str, service: &str, endpoints: &Value) -> Value {
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+            "metadata": {"namespace": namespace, "name": name, "labels": {SERVICE: service}}})
+    }
+
+    fn endpoint(pod: &str, ready: Option<bool>) -> Value {
+        json!({"addresses": ["10.0.0.1"], "conditions": {"ready": ready}, "targetRef": {"kind": "Pod", "name": pod}})
+    }
+
+    #[test]
+    fn only_ready_pods_of_the_gateways_own_service_count() {
+        let mut objects = Objects::default();
+        for object in [
+            slice("shop", "one", "isthmus-edge", &json!([endpoint("a", Some(true)), endpoint("b", Some(false)), endpoint("c", None)])),
+            slice("shop", "two", "isthmus-edge", &json!([endpoint("a", Some(true)), endpoint("d", Some(true))])),
+            slice("shop", "three", "front", &json!([endpoint("e", Some(true))])),
+            slice("bank", "one", "isthmus-edge", &json!([endpoint("f", Some(true))])),
+            slice("shop", "none", "isthmus-idle", &json!(null)),
+        ] {
+            objects.apply(decode(object).unwrap());
+        }
+        let key = |name: &str| GatewayKey { namespace: "shop".to_owned(), name: name.to_owned() };
+        let found = pods(&objects, [key("edge"), key("idle")].iter());
+        let expected = BTreeSet::from(["a", "c", "d"].map(str::to_owned));
+        assert_eq!(found, BTreeMap::from([(key("edge"), expected)]));
+    }
+}

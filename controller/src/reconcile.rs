@@ -1,0 +1,311 @@
+//! The one task that owns the objects: changes -> translation -> proxies, statuses, infrastructure.
+//!
+//! Changes that come together are translated together, after a pause so short that nobody waits for it. Statuses are handed over when the
+//! proxies have acknowledged what follows from a change, or after a while: one write for what happened in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isthmus_api::Objects;
+use isthmus_push::server::{Proxies, Proxy, Server};
+use isthmus_routing::{GatewayKey, Protocol, Snapshot};
+use isthmus_translate::{Options, Translation, translate};
+use tokio::sync::watch;
+
+use crate::addresses::{self, Assigned, Assignment, Nodes, Recorder};
+use crate::crds::Bundle;
+use crate::metrics::Metrics;
+use crate::proof::{Prover, ProxyState};
+use crate::provision::{self, Provisioned, Provisioner};
+use crate::ready;
+use crate::status::Writer;
+use crate::watch::{Update, Watch};
+
+/// How long changes are collected after the first of them, and after the last.
+const COLLECT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(2));
+/// How long a translation waits for Secrets that it refers to and that are being fetched.
+const FETCH: Duration = Duration::from_secs(1);
+/// How long statuses wait for proxies to acknowledge what they tell of.
+const HOLD: Duration = Duration::from_millis(100);
+/// How often statuses are written while proxies are waited for.
+const PACE: Duration = Duration::from_millis(500);
+
+/// What the reconciler is connected with.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) watch: Watch,
+    pub(crate) server: Server,
+    pub(crate) writer: Writer,
+    pub(crate) provisioner: Provisioner,
+    pub(crate) recorder: Recorder,
+    pub(crate) bundle: watch::Receiver<Arc<Bundle>>,
+    pub(crate) nodes: watch::Receiver<Option<Arc<Nodes>>>,
+    /// Says whether nodes are needed.
+    pub(crate) needs_nodes: watch::Sender<bool>,
+    /// Why the controller is not ready; none: it is.
+    pub(crate) readiness: watch::Sender<Option<String>>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Runs until the watches end. Cancel safe: what was handed over goes on.
+pub(crate) async fn run(ends: Ends, options: Options) {
+    let mut sources = Sources {
+        proxies: ends.server.proxies(),
+        provisioned: ends.provisioner.provisioned(),
+        bundle: ends.bundle.clone(),
+        nodes: ends.nodes.clone(),
+    };
+    let mut reconciler = Reconciler::new(ends, options);
+    loop {
+        let due = reconciler.due();
+        let sleep = tokio::time::sleep_until(due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1)).into());
+        tokio::select! {
+            update = reconciler.ends.watch.updates.recv() => match update {
+                Some(update) => reconciler.take(update),
+                None => return,
+            },
+            Ok(()) = sources.proxies.changed() => reconciler.judge_due = true,
+            Ok(()) = sources.provisioned.changed() => reconciler.judge_due = true,
+            Ok(()) = sources.nodes.changed() => reconciler.touch(),
+            Ok(()) = sources.bundle.changed() => reconciler.touch(),
+            () = sleep => {}
+        }
+        reconciler.act(&sources);
+    }
+}
+
+/// What changes besides the objects.
+struct Sources {
+    proxies: watch::Receiver<Arc<Proxies>>,
+    provisioned: watch::Receiver<Arc<Provisioned>>,
+    bundle: watch::Receiver<Arc<Bundle>>,
+    nodes: watch::Receiver<Option<Arc<Nodes>>>,
+}
+
+struct Reconciler {
+    ends: Ends,
+    objects: Objects,
+    options: Options,
+    /// Whether everything was listed: before that nothing may be concluded.
+    complete: bool,
+    /// When the first and the last change came that no translation has seen.
+    changed: Option<(Instant, Instant)>,
+    /// Since when a translation waits for Secrets.
+    fetching: Option<Instant>,
+    /// What was handed to the proxies, by Gateway.
+    published: BTreeMap<GatewayKey, Arc<Snapshot>>,
+    assignment: Assignment,
+    ready: BTreeMap<GatewayKey, BTreeSet<String>>,
+    prover: Prover,
+    /// Whether proxies or infrastructure said something new.
+    judge_due: bool,
+    /// When a proxy stops being waited for.
+    patience: Option<Instant>,
+    statuses: StatusPace,
+}
+
+/// When statuses are handed over.
+#[derive(Debug, Default)]
+struct StatusPace {
+    /// Whether they may have changed.
+    stale: bool,
+    /// Not before, unless all proxies have acknowledged.
+    hold: Option<Instant>,
+}
+
+impl Reconciler {
+    fn new(ends: Ends, options: Options) -> Self {
+        Self {
+            ends,
+            objects: Objects::default(),
+            options,
+            complete: false,
+            changed: None,
+            fetching: None,
+            published: BTreeMap::new(),
+            assignment: Assignment::default(),
+            ready: BTreeMap::new(),
+            prover: Prover::default(),
+            judge_due: false,
+            patience: None,
+            statuses: StatusPace::default(),
+        }
+    }
+
+    /// When there is something to do although nothing happens.
+    fn due(&self) -> Option<Instant> {
+        if !self.complete {
+            return None;
+        }
+        let translate = self.changed.map(|(first, last)| (first + COLLECT.0).min(last + COLLECT.1));
+        let fetched = self.fetching.map(|since| since + FETCH);
+        let statuses = self.statuses.hold.filter(|_| self.statuses.stale);
+        [translate, fetched, statuses, self.patience].into_iter().flatten().min()
+    }
+
+    fn take(&mut self, update: Update) {
+        match update {
+            Update::Ready => {
+                self.complete = true;
+                self.touch();
+            }
+            Update::Changes(changes) => {
+                let apply = |change| self.ends.watch.wanted.apply(change, &mut self.objects);
+                // Each one, so no short cut.
+                let relevant = changes.into_iter().map(apply).filter(|relevant| *relevant).count() > 0;
+                if relevant || self.fetching.is_some_and(|_| self.ends.watch.wanted.is_settled()) {
+                    self.touch();
+                }
+            }
+        }
+    }
+
+    /// The next translation is due soon.
+    fn touch(&mut self) {
+        let now = Instant::now();
+        self.changed = Some((self.changed.map_or(now, |(first, _)| first), now));
+    }
+
+    fn act(&mut self, sources: &Sources) {
+        if !self.complete {
+            return;
+        }
+        let now = Instant::now();
+        let collected = self.changed.is_some_and(|(first, last)| now >= first + COLLECT.0 || now >= last + COLLECT.1);
+        let waited = self.fetching.is_some_and(|since| now >= since + FETCH);
+        if collected || waited {
+            self.changed = None;
+            self.translate(sources, now);
+        }
+        if self.judge_due || self.patience.is_some_and(|patience| now >= patience) {
+            self.judge(sources, now);
+        }
+        if self.statuses.stale && self.statuses.hold.is_none_or(|hold| now >= hold) {
+            self.write_statuses(now);
+        }
+    }
+
+    /// Translates, and hands over what follows but for the statuses.
+    fn translate(&mut self, sources: &Sources, now: Instant) {
+        let bundle = sources.bundle.borrow().clone();
+        self.options.unsupported_version = bundle.supported().err();
+        let start = Instant::now();
+        let translation = translate(&self.objects, &self.options);
+        self.ends.metrics.translated(start.elapsed(), &self.objects);
+        self.ends.watch.wanted.want(translation.references.clone(), &mut self.objects);
+        if !self.ends.watch.wanted.is_settled() {
+            let since = *self.fetching.get_or_insert(now);
+            if now < since + FETCH {
+                return;
+            }
+        }
+        self.fetching = None;
+        self.ready = ready::pods(&self.objects, translation.editions.keys());
+        self.assign(&translation, sources);
+        self.publish(translation, now);
+        self.judge_due = true;
+        self.statuses.stale = true;
+        self.ends.readiness.send_if_modified(|fault| fault.take().is_some());
+    }
+
+    fn assign(&mut self, translation: &Translation, sources: &Sources) {
+        let nodes = sources.nodes.borrow().clone();
+        let before = std::mem::take(&mut self.assignment);
+        self.assignment = addresses::assign(&translation.infrastructure, &self.objects, nodes.as_deref(), &before);
+        self.options.addresses = self.assignment.addresses();
+        self.options.address_notes = notes(&self.assignment);
+        self.ends.recorder.record(self.assignment.records.clone());
+        let needs_nodes = self.assignment.needs_nodes;
+        self.ends.needs_nodes.send_if_modified(|needed| std::mem::replace(needed, needs_nodes) != needs_nodes);
+        self.ends.provisioner.want(translation.infrastructure.clone(), provision::released(&self.objects));
+    }
+
+    /// Every Gateway of ours gets what is its own; one that is not accepted gets nothing, so that its listeners close.
+    fn publish(&mut self, translation: Translation, now: Instant) {
+        let mut changed = false;
+        let mut snapshots = BTreeMap::new();
+        for key in translation.editions.keys() {
+            let of_gateway = translation.snapshot.of_gateway(key);
+            let same = self.published.get(key).filter(|before| ***before == of_gateway);
+            changed |= same.is_none();
+            snapshots.insert(key.clone(), same.cloned().unwrap_or_else(|| Arc::new(of_gateway)));
+        }
+        let versions = self.ends.server.publish(snapshots.clone());
+        self.published = snapshots;
+        let mut editions = translation.editions;
+        let wanted = versions.into_iter().filter_map(|(key, version)| Some((key.clone(), (version, editions.remove(&key)?))));
+        self.prover.publish(wanted.collect(), now);
+        if changed {
+            self.ends.metrics.published();
+            self.statuses.hold = Some(self.statuses.hold.filter(|hold| *hold > now).unwrap_or(now + HOLD));
+        }
+    }
+
+    /// Takes over what proxies and infrastructure say.
+    fn judge(&mut self, sources: &Sources, now: Instant) {
+        self.judge_due = false;
+        let proxies = sources.proxies.borrow().clone();
+        let connected = proxies.iter().map(|(key, pods)| (key.clone(), states(pods))).collect();
+        let mut judgement = self.prover.judge(&self.ready, &connected, now);
+        let provisioned = sources.provisioned.borrow().clone();
+        for (key, proof) in &mut judgement.proofs {
+            let faults = provisioned.gateways.get(key).map(|state| state.faults.as_slice()).unwrap_or_default();
+            proof.fault = (!faults.is_empty()).then(|| faults.join("; "));
+        }
+        let waiting = judgement.proofs.values().map(|proof| proof.waiting.len()).sum();
+        self.ends.metrics.proxies(proxies.values().map(BTreeMap::len).sum(), waiting);
+        self.patience = judgement.until;
+        let unavailable = self.unavailable(&proxies);
+        if self.options.proof.as_ref() != Some(&judgement.proofs) || self.options.unavailable != unavailable {
+            self.options.proof = Some(judgement.proofs);
+            self.options.unavailable = unavailable;
+            self.statuses.stale = true;
+        }
+        if judgement.settled {
+            self.statuses.hold = None;
+        }
+    }
+
+    /// Listeners that a proxy cannot open. One whose certificate is missing has its port; its status says the rest.
+    fn unavailable(&self, proxies: &Proxies) -> BTreeMap<(GatewayKey, String), String> {
+        let mut unavailable = BTreeMap::new();
+        for (key, pods) in proxies {
+            let Some(snapshot) = self.published.get(key) else { continue };
+            for (pod, proxy) in pods {
+                let faults = proxy.listeners.iter().filter(|(listener, _)| needs_only_a_port(snapshot, key, listener));
+                unavailable.extend(faults.map(|(listener, why)| ((key.clone(), listener.clone()), format!("{pod}: {why}"))));
+            }
+        }
+        unavailable
+    }
+
+    fn write_statuses(&mut self, now: Instant) {
+        self.statuses.stale = false;
+        self.statuses.hold = Some(now + PACE);
+        if self.fetching.is_some() {
+            // What is missing from the objects would be told as missing. The translation that waits writes statuses after it.
+            return;
+        }
+        let translation = translate(&self.objects, &self.options);
+        self.ends.writer.publish(translation.statuses, &self.objects);
+    }
+}
+
+/// What there is to say about the addresses of each Gateway.
+fn notes(assignment: &Assignment) -> BTreeMap<GatewayKey, Vec<String>> {
+    let of = |assigned: &Assigned| assigned.faults.iter().chain(&assigned.notes).cloned().collect();
+    assignment.gateways.iter().map(|(key, assigned)| (key.clone(), of(assigned))).collect()
+}
+
+fn states(pods: &BTreeMap<String, Proxy>) -> BTreeMap<String, ProxyState> {
+    let state = |proxy: &Proxy| ProxyState { acked: proxy.acked, nack: proxy.nack.as_ref().map(|(_, why)| why.clone()) };
+    pods.iter().map(|(pod, proxy)| (pod.clone(), state(proxy))).collect()
+}
+
+fn needs_only_a_port(snapshot: &Snapshot, gateway: &GatewayKey, name: &str) -> bool {
+    let listeners = snapshot.gateways.get(gateway).map(|gateway| gateway.listeners.as_slice()).unwrap_or_default();
+    listeners.iter().find(|listener| listener.name == name).is_some_and(|listener| {
+        listener.protocol == Protocol::Http || listener.certificates.iter().any(|key| snapshot.certificates.contains_key(key))
+    })
+}

@@ -1,0 +1,170 @@
+//! Everything of the controller, started and connected.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_api::parameters::GatewayParametersSpec;
+use isthmus_push::server::{self, Limits, Role, Server};
+use isthmus_routing::snapshot::Models;
+use isthmus_translate::{Listen, Options};
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::addresses::{self, Recorder};
+use crate::authenticate::Authenticator;
+use crate::metrics::Metrics;
+use crate::provision::{self, Provisioner};
+use crate::status::{self, Seen, Writer};
+use crate::{admin, authority, crds, leader, reconcile};
+
+/// How often the CRDs are looked at.
+const CRDS: Duration = Duration::from_secs(10);
+
+/// How a controller runs.
+#[derive(Debug)]
+pub struct Settings {
+    /// Its namespace: its Lease and the Secret of its certificate are there.
+    pub namespace: String,
+    /// The name of this instance.
+    pub name: String,
+    /// Namespaces that are read; empty: all.
+    pub watch_namespaces: BTreeSet<String>,
+    /// Where proxies connect.
+    pub push: TcpListener,
+    /// Where others refer proxies to while this instance leads.
+    pub push_address: SocketAddr,
+    /// Where `/readyz`, `/livez` and `/metrics` answer; none: nowhere.
+    pub admin: Option<TcpListener>,
+    /// What every Gateway's proxies have in common.
+    pub provision: provision::Settings,
+    /// Parameters beneath those of class and Gateway.
+    pub parameters: GatewayParametersSpec,
+    /// The model versions that are written.
+    pub models: Models,
+    /// Times of the election.
+    pub election: Election,
+}
+
+/// Times of the election; see [`leader::Options`].
+#[derive(Debug, Clone, Copy)]
+pub struct Election {
+    /// How long a Lease that is not renewed is respected.
+    pub duration: Duration,
+    /// How often the holder renews it.
+    pub renew: Duration,
+    /// How often the others look at it.
+    pub retry: Duration,
+}
+
+impl Default for Election {
+    /// 15, 5 and 1 seconds.
+    fn default() -> Self {
+        Self { duration: Duration::from_secs(15), renew: Duration::from_secs(5), retry: Duration::from_secs(1) }
+    }
+}
+
+/// Why a controller does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its push server.
+    #[error("the push server does not start: {0}")]
+    Push(#[from] server::StartError),
+    /// Metrics that contradict each other.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// What makes the certificate has ended.
+    #[error("the certificate of the push server is not to be had")]
+    Certificate,
+}
+
+/// Runs until `shutdown`, then gives the Lease back so that another instance leads at once. Dropping it ends everything
+/// without that.
+///
+/// # Errors
+/// When the push server does not start. What the API server refuses is logged and tried again for ever.
+pub async fn run(client: Client, mut settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), StartError> {
+    let metrics = Arc::new(Metrics::new()?);
+    let (readiness, ready) = watch::channel(Some("the objects were not all read yet".to_owned()));
+    // Ends with this function.
+    let mut tasks = JoinSet::new();
+    if let Some(listener) = settings.admin.take() {
+        tasks.spawn(admin::serve(listener, admin::Sources { readiness: ready, metrics: Arc::clone(&metrics) }));
+    }
+    let (role, roles) = watch::channel(Role::Follower { leader: None });
+    tasks.spawn(tell_role(roles.clone(), Arc::clone(&metrics)));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let Election { duration, renew, retry } = settings.election;
+    let election = leader::Options::new(settings.namespace.clone(), settings.name.clone(), settings.push_address);
+    let election = leader::Options { duration, renew, retry, ..election };
+    let mut elected = Guard(tokio::spawn(leader::run(client.clone(), election, role, async {
+        // Sent or dropped: both mean the end.
+        let _ = stopped.await;
+    })));
+    let outcome = tokio::select! {
+        outcome = serve(client, settings, roles, readiness, metrics) => outcome,
+        () = shutdown => Ok(()),
+    };
+    drop(stop);
+    // It cannot fail but by a panic, which was logged; then the Lease runs out by itself.
+    let _ = (&mut elected.0).await;
+    outcome
+}
+
+/// A task that ends with this.
+struct Guard(JoinHandle<()>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn tell_role(mut role: watch::Receiver<Role>, metrics: Arc<Metrics>) {
+    while role.changed().await.is_ok() {
+        let role = *role.borrow_and_update();
+        metrics.leads(role == Role::Leader);
+        tracing::info!("{}", if role == Role::Leader { "this instance leads" } else { "this instance does not lead" });
+    }
+}
+
+/// Connects everything and reconciles until the watches end, which they do only with the process.
+async fn serve(
+    client: Client,
+    settings: Settings,
+    role: watch::Receiver<Role>,
+    readiness: watch::Sender<Option<String>>,
+    metrics: Arc<Metrics>,
+) -> Result<(), StartError> {
+    let Settings { namespace, watch_namespaces, push, provision, parameters, models, .. } = settings;
+    let bundle = crds::follow(client.clone(), CRDS).await;
+    let seen = Arc::new(Seen::default());
+    let watched = crate::watch::Options { namespaces: watch_namespaces.clone(), ..crate::watch::Options::new(&*namespace) };
+    let watch = crate::watch::start(&client, &watched, &bundle, &seen);
+    let material = authority::start(client.clone(), namespace, role.clone());
+    let provisioner = Provisioner::start(client.clone(), provision, &watch_namespaces, material.clone(), role.clone());
+    let authenticator = Authenticator::new(client.clone(), provisioner.provisioned());
+    let writer = Writer::start(client.clone(), status::Options::default(), bundle.clone(), role.clone(), seen);
+    let recorder = Recorder::start(client.clone(), role.clone());
+    let (needs_nodes, needed) = watch::channel(false);
+    let nodes = addresses::nodes::follow(client, needed);
+    let server = Server::start(
+        push,
+        server::Options {
+            tls: authority::certificates(material).await.ok_or(StartError::Certificate)?,
+            authenticate: authenticator.into_authenticate(),
+            role,
+            models,
+            limits: Limits::default(),
+        },
+    )?;
+    let options =
+        Options { listen: Listen::Everywhere, proof: Some(std::collections::BTreeMap::new()), parameters, ..Options::default() };
+    let ends = reconcile::Ends { watch, server, writer, provisioner, recorder, bundle, nodes, needs_nodes, readiness, metrics };
+    reconcile::run(ends, options).await;
+    Ok(())
+}

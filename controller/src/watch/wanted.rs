@@ -1,0 +1,138 @@
+//! Which Secrets and ConfigMaps somebody refers to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use isthmus_api::{Object, ObjectRef, Objects};
+use tokio::sync::watch;
+
+use super::{Change, is_referred_only, is_relevant};
+
+/// What is wanted, each with the number of the question: one that was not wanted for a while is asked for anew.
+pub(super) type Questions = BTreeMap<ObjectRef, u64>;
+
+/// The reconciler's end of an agreement: it says which Secrets and ConfigMaps it wants, and their answers come in the stream of
+/// changes. It applies all changes through this, so that nothing that is not wanted gets into the store.
+#[derive(Debug)]
+pub struct Wanted {
+    sender: watch::Sender<Questions>,
+    unanswered: BTreeSet<ObjectRef>,
+    asked: u64,
+}
+
+impl Wanted {
+    pub(super) fn new(sender: watch::Sender<Questions>) -> Self {
+        Self { sender, unanswered: BTreeSet::new(), asked: 0 }
+    }
+
+    /// Says all that is wanted from now on, and removes from `objects` what no longer is. Each newly wanted object is
+    /// answered by a change: applied, or removed if there is none.
+    pub fn want(&mut self, wanted: BTreeSet<ObjectRef>, objects: &mut Objects) {
+        let before = self.sender.borrow().clone();
+        if before.keys().eq(&wanted) {
+            return;
+        }
+        for object in before.keys().filter(|object| !wanted.contains(object)) {
+            objects.remove(object);
+            self.unanswered.remove(object);
+        }
+        let mut question = |object: ObjectRef| {
+            let number = before.get(&object).copied().unwrap_or_else(|| {
+                self.asked += 1;
+                self.unanswered.insert(object.clone());
+                self.asked
+            });
+            (object, number)
+        };
+        let questions = wanted.into_iter().map(&mut question).collect();
+        self.sender.send_replace(questions);
+    }
+
+    /// Applies a change, and says whether it is relevant (see [`is_relevant`]).
+    pub fn apply(&mut self, change: Change, objects: &mut Objects) -> bool {
+        let object = change.object_ref();
+        if is_referred_only(object.kind) {
+            if !self.sender.borrow().contains_key(&object) {
+                return false;
+            }
+            self.unanswered.remove(&object);
+        }
+        match change {
+            Change::Applied(new) => {
+                let old: Option<Object> = objects.apply(new.clone());
+                old.is_none_or(|old| is_relevant(&old, &new))
+            }
+            Change::Removed(object) => objects.remove(&object).is_some(),
+        }
+    }
+
+    /// Whether every wanted object was answered. While the API server fails, an answer may be long in coming: hold a
+    /// translation back for a bounded time only.
+    pub fn is_settled(&self) -> bool {
+        self.unanswered.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_api::{Kind, decode};
+    use serde_json::json;
+
+    use super::*;
+
+    fn secret(name: &str) -> ObjectRef {
+        ObjectRef { kind: Kind::Secret, namespace: Some("shop".to_owned()), name: name.to_owned() }
+    }
+
+    fn applied(kind: &str, name: &str, version: &str) -> Change {
+        Change::Applied(
+            decode(json!({"apiVersion": "v1", "kind": kind,
+                "metadata": {"name": name, "namespace": "shop", "resourceVersion": version}}))
+            .unwrap(),
+        )
+    }
+
+    fn wanted() -> (Wanted, watch::Receiver<Questions>, Objects) {
+        let (sender, receiver) = watch::channel(Questions::new());
+        (Wanted::new(sender), receiver, Objects::default())
+    }
+
+    #[test]
+    fn what_is_wanted_is_settled_when_it_was_answered() {
+        let (mut wanted, receiver, mut objects) = wanted();
+        wanted.want(BTreeSet::new(), &mut objects);
+        assert!(wanted.is_settled() && !receiver.has_changed().unwrap());
+        wanted.want(BTreeSet::from([secret("a"), secret("b")]), &mut objects);
+        assert!(receiver.has_changed().unwrap());
+        assert!(!wanted.apply(Change::Removed(secret("a")), &mut objects), "there was none before");
+        assert!(!wanted.apply(Change::Removed(secret("other")), &mut objects));
+        assert!(!wanted.is_settled());
+        assert!(wanted.apply(applied("Secret", "b", "1"), &mut objects));
+        assert!(wanted.is_settled());
+        assert_eq!(objects.secrets.len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_longer_wanted_is_forgotten_and_asked_anew() {
+        let (mut wanted, receiver, mut objects) = wanted();
+        wanted.want(BTreeSet::from([secret("a"), secret("b")]), &mut objects);
+        let first = receiver.borrow()[&secret("a")];
+        assert!(wanted.apply(applied("Secret", "a", "1"), &mut objects));
+        wanted.want(BTreeSet::from([secret("b")]), &mut objects);
+        assert!(objects.secrets.is_empty());
+        assert!(!wanted.apply(applied("Secret", "a", "2"), &mut objects), "an answer that was under way");
+        assert!(objects.secrets.is_empty());
+        wanted.want(BTreeSet::from([secret("a")]), &mut objects);
+        assert!(!wanted.is_settled());
+        assert_ne!(receiver.borrow()[&secret("a")], first);
+    }
+
+    #[test]
+    fn other_kinds_are_applied_as_they_come() {
+        let (mut wanted, _receiver, mut objects) = wanted();
+        assert!(wanted.apply(applied("Service", "a", "1"), &mut objects));
+        assert!(!wanted.apply(applied("Service", "a", "2"), &mut objects), "nothing but its version changed");
+        let service = ObjectRef { kind: Kind::Service, ..secret("a") };
+        assert!(wanted.apply(Change::Removed(service), &mut objects));
+        assert_eq!(objects, Objects::default());
+    }
+}

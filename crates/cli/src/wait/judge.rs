@@ -1,0 +1,140 @@
+//! An object with its status -> whether it is served. Pure.
+
+use isthmus_translate::CONTROLLER_NAME;
+use kube::api::DynamicObject;
+use serde_json::Value;
+
+/// Whether an object is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// All of it, at its newest generation.
+    Met,
+    /// What is missing, in words.
+    NotYet(Vec<String>),
+}
+
+/// The conditions that have to be true: those of the specification, and ours where the specification has none.
+const WANTED: [&str; 5] = ["Accepted", "ResolvedRefs", "Programmed", "isthmus.dev/Programmed", "SupportedVersion"];
+
+/// Judges by what the status says of the newest generation. What other controllers say of a route is of no matter.
+pub(super) fn judge(object: &DynamicObject) -> Outcome {
+    let generation = object.metadata.generation.unwrap_or_default();
+    let status = &object.data["status"];
+    let parents = status["parents"].as_array();
+    let is_route = parents.is_some() || object.data["spec"]["parentRefs"].is_array();
+    let missing = if is_route { of_route(parents.unwrap_or(&Vec::new()), generation) } else { of_other(status, generation) };
+    if missing.is_empty() { Outcome::Met } else { Outcome::NotYet(missing) }
+}
+
+fn of_route(parents: &[Value], generation: i64) -> Vec<String> {
+    let ours: Vec<&Value> = parents.iter().filter(|parent| parent["controllerName"] == CONTROLLER_NAME).collect();
+    if ours.is_empty() {
+        return vec!["no parent is of this controller yet; see spec.parentRefs, and the class of the Gateway".to_owned()];
+    }
+    let of_parent = |parent: &&Value| {
+        let name = name(&parent["parentRef"]);
+        conditions(&parent["conditions"], generation, &ROUTE).into_iter().map(move |text| format!("{name}: {text}"))
+    };
+    ours.iter().flat_map(of_parent).collect()
+}
+
+fn of_other(status: &Value, generation: i64) -> Vec<String> {
+    let mut missing = conditions(&status["conditions"], generation, &OTHER);
+    for listener in status["listeners"].as_array().into_iter().flatten() {
+        let name = listener["name"].as_str().unwrap_or_default();
+        let of_listener = conditions(&listener["conditions"], generation, &OTHER);
+        missing.extend(of_listener.into_iter().map(|text| format!("listener {name}: {text}")));
+    }
+    missing
+}
+
+/// What a route's parent has to say at least.
+const ROUTE: [&str; 2] = ["Accepted", "isthmus.dev/Programmed"];
+/// What everything else has to say at least.
+const OTHER: [&str; 1] = ["Accepted"];
+
+/// What is wrong with these conditions.
+fn conditions(conditions: &Value, generation: i64, needed: &[&str]) -> Vec<String> {
+    let all: Vec<&Value> = conditions.as_array().into_iter().flatten().collect();
+    let kind = |condition: &Value| condition["type"].as_str().unwrap_or_default().to_owned();
+    let absent = needed.iter().filter(|needed| !all.iter().any(|condition| kind(condition) == **needed));
+    let mut wrong: Vec<String> = absent.map(|needed| format!("{needed} is not there yet")).collect();
+    for condition in all.iter().filter(|condition| WANTED.contains(&kind(condition).as_str())) {
+        let observed = condition["observedGeneration"].as_i64().unwrap_or_default();
+        let (kind, text) = (kind(condition), |field: &str| condition[field].as_str().unwrap_or_default().to_owned());
+        if observed < generation {
+            wrong.push(format!("{kind} is of generation {observed}, not yet of {generation}"));
+        } else if condition["status"] != "True" {
+            wrong.push(format!("{kind} is {}, {}: {}", text("status"), text("reason"), text("message")));
+        }
+    }
+    wrong
+}
+
+/// `Gateway shop/edge, listener https`
+fn name(parent: &Value) -> String {
+    let text = |field: &str| parent[field].as_str();
+    let namespace = text("namespace").map(|namespace| format!("{namespace}/")).unwrap_or_default();
+    let section = text("sectionName").map(|section| format!(", listener {section}")).unwrap_or_default();
+    format!("{} {namespace}{}{section}", text("kind").unwrap_or("Gateway"), text("name").unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn judged(spec: Value, status: Value) -> Vec<String> {
+        let object = json!({"metadata": {"name": "x", "generation": 3}, "spec": spec, "status": status});
+        match judge(&serde_json::from_value(object).unwrap()) {
+            Outcome::Met => Vec::new(),
+            Outcome::NotYet(reasons) => reasons,
+        }
+    }
+
+    fn condition(kind: &str, status: &str, generation: i64) -> Value {
+        json!({"type": kind, "status": status, "reason": "Why", "message": "because", "observedGeneration": generation})
+    }
+
+    #[test]
+    fn routes_are_judged_by_our_parents() {
+        let spec = json!({"parentRefs": [{"name": "edge"}]});
+        let parent = |controller: &str, conditions: Value| {
+            json!({"parentRef": {"kind": "Gateway", "name": "edge", "sectionName": "https"}, "controllerName": controller, "conditions": conditions})
+        };
+        let good = json!([condition("Accepted", "True", 3), condition("isthmus.dev/Programmed", "True", 3)]);
+        let older = json!([condition("Accepted", "True", 2), condition("isthmus.dev/Programmed", "True", 3)]);
+        let refused = json!([condition("Accepted", "True", 3), condition("isthmus.dev/Programmed", "False", 3)]);
+        let nobody = "no parent is of this controller yet; see spec.parentRefs, and the class of the Gateway";
+        for (parents, expected) in [
+            (json!([parent(CONTROLLER_NAME, good.clone())]), vec![]),
+            (json!([parent("example.com/other", refused.clone()), parent(CONTROLLER_NAME, good.clone())]), vec![]),
+            (json!([parent("example.com/other", good)]), vec![nobody]),
+            (json!([parent(CONTROLLER_NAME, older)]), vec!["Gateway edge, listener https: Accepted is of generation 2, not yet of 3"]),
+            (
+                json!([parent(CONTROLLER_NAME, refused)]),
+                vec!["Gateway edge, listener https: isthmus.dev/Programmed is False, Why: because"],
+            ),
+            (
+                json!([parent(CONTROLLER_NAME, json!([condition("Accepted", "True", 3)]))]),
+                vec!["Gateway edge, listener https: isthmus.dev/Programmed is not there yet"],
+            ),
+        ] {
+            assert_eq!(judged(spec.clone(), json!({"parents": parents})), expected, "{parents}");
+        }
+        assert_eq!(judged(spec, Value::Null), [nobody]);
+    }
+
+    #[test]
+    fn gateways_are_judged_with_their_listeners() {
+        let listeners = |status: &str| json!([{"name": "http", "conditions": [condition("Accepted", "True", 3), condition("Programmed", status, 3)]}]);
+        let conditions = json!([condition("Accepted", "True", 3), condition("Programmed", "True", 3), condition("Foreign", "False", 1)]);
+        assert_eq!(judged(json!({}), json!({"conditions": conditions, "listeners": listeners("True")})), Vec::<String>::new());
+        assert_eq!(
+            judged(json!({}), json!({"conditions": conditions, "listeners": listeners("False")})),
+            ["listener http: Programmed is False, Why: because"]
+        );
+        assert_eq!(judged(json!({}), Value::Null), ["Accepted is not there yet"]);
+    }
+}

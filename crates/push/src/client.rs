@@ -1,0 +1,171 @@
+//! A proxy's end: the stream from the controller -> snapshots for the data plane, and its answers back.
+
+mod backoff;
+pub(crate) mod connect;
+mod held;
+mod session;
+mod staging;
+mod store;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_routing::snapshot::Models;
+use isthmus_routing::{Snapshot, Version};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use self::backoff::{Backoff, Complaints};
+use self::connect::{ConnectError, Target};
+use self::held::Held;
+use self::session::{End, Session};
+use self::store::Store;
+
+/// How a proxy reaches its controller.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The controllers' Service, as `host:port`.
+    pub controller: String,
+    /// A file of PEM certificates, any of which may have signed the controller's; read at each connect.
+    pub ca: PathBuf,
+    /// A file with the token that proves who this proxy is; read at each connect.
+    pub token: PathBuf,
+    /// A folder for the last good configuration, which holds private keys; none: a restarted proxy waits for the controller.
+    pub store: Option<PathBuf>,
+    /// The model versions that are announced.
+    pub models: Models,
+    /// Times and sizes.
+    pub limits: Limits,
+}
+
+/// Times and sizes.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Until a stream is open, from the first lookup of an address.
+    pub connect: Duration,
+    /// Bytes of a message from the controller.
+    pub message: usize,
+    /// How long the data plane may take to serve a version before the controller is told that it does not.
+    pub serve: Duration,
+    /// The longest wait before the second try to connect, which doubles from try to try; each wait is drawn evenly from what is allowed.
+    pub first_wait: Duration,
+    /// The longest wait of all.
+    pub longest_wait: Duration,
+    /// How long a stream must live before the waits begin anew.
+    pub healthy: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(15),
+            message: 64 << 20,
+            serve: Duration::from_secs(30),
+            first_wait: Duration::from_millis(100),
+            longest_wait: Duration::from_secs(10),
+            healthy: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the data plane says of the snapshot that it serves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// [`Snapshot::version`] of the one that it was given; none before the first.
+    pub version: Option<Version>,
+    /// Listeners, by name, that do not serve as they should, and why.
+    pub faults: BTreeMap<String, String>,
+}
+
+/// Referrals that are followed one after the other before the controllers' Service is asked again.
+const REFERRALS: u32 = 3;
+/// A wait for a leader is no longer than this: there will be one soon.
+const LEADERLESS: Duration = Duration::from_secs(1);
+
+/// Follows the controller for ever. The last good configuration is sent to `snapshots` before anything else; then each committed version,
+/// completed with what was held for its kept references. What `snapshots` holds at first is not looked at, and the first value that is sent
+/// may equal it. A version is acknowledged when `outcomes` says that it is served.
+///
+/// Ends when dropped: the stream breaks off, what was committed stays.
+pub async fn run(options: Options, snapshots: watch::Sender<Arc<Snapshot>>, outcomes: watch::Receiver<Outcome>) -> Infallible {
+    let store = options.store.clone().map(Store::open);
+    let mut held = Held::new(snapshots, outcomes);
+    if let Some(stored) = match &store {
+        Some(store) => store.load().await,
+        None => None,
+    } {
+        tracing::info!(version = %stored.version, "the last good configuration is served until the controller answers");
+        held.restore(stored);
+    }
+    let mut backoff = Backoff::new(&options.limits);
+    let mut complaints = Complaints::default();
+    let mut referrals = Referrals::default();
+    loop {
+        let target = referrals.next(&options.controller);
+        let opened = Instant::now();
+        let wait = match connect::open(&options, &target, held.hello(&options.models)).await {
+            Ok(stream) => {
+                tracing::info!(%target, peer = %stream.peer, "connected to the controller");
+                complaints.forget();
+                let end = Session::new(stream, &mut held, store.as_ref(), &options.limits).run().await;
+                let healthy = opened.elapsed() >= options.limits.healthy;
+                if healthy {
+                    backoff.reset();
+                    referrals.reset();
+                }
+                match end {
+                    End::Renew if healthy => None,
+                    End::Refer(Some(address)) if referrals.follow(address) => None,
+                    end => {
+                        tracing::warn!(%target, "the stream from the controller has ended: {end}; what is served stays");
+                        Some(backoff.next(options.limits.longest_wait))
+                    }
+                }
+            }
+            Err(ConnectError::Referred(address)) if referrals.follow(address) => None,
+            Err(error) => {
+                complaints.say(&format!("{target}: {error}"), held.version().is_some());
+                let longest = if error.is_short() { LEADERLESS } else { options.limits.longest_wait };
+                Some(backoff.next(longest))
+            }
+        };
+        if let Some(wait) = wait {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+/// Where to go on, so that two controllers that name each other are no endless loop.
+#[derive(Debug, Default)]
+struct Referrals {
+    next: Option<SocketAddr>,
+    followed: u32,
+}
+
+impl Referrals {
+    fn next(&mut self, controller: &str) -> Target {
+        match self.next.take() {
+            Some(address) => Target::Leader(address),
+            None => Target::Service(controller.to_owned()),
+        }
+    }
+
+    /// Whether it is followed; otherwise the Service is asked again, after a wait.
+    fn follow(&mut self, address: SocketAddr) -> bool {
+        self.followed += 1;
+        if self.followed > REFERRALS {
+            self.followed = 0;
+            return false;
+        }
+        self.next = Some(address);
+        true
+    }
+
+    fn reset(&mut self) {
+        *self = Self { followed: 0, ..std::mem::take(self) };
+    }
+}

@@ -1,0 +1,190 @@
+//! What this proxy was given at last, and whether its data plane serves it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use isthmus_routing::snapshot::Models;
+use isthmus_routing::{Snapshot, Version};
+use tokio::sync::watch;
+
+use super::Outcome;
+use super::staging::Staging;
+use super::store::Stored;
+use crate::PACKAGE;
+use crate::message::{self, Ack, Hello};
+
+/// Faults that an answer names at most, and bytes of each: a controller takes answers of a limited size.
+const FAULTS: (usize, usize) = (1000, 500);
+
+/// The committed configuration, outliving streams.
+#[derive(Debug)]
+pub(super) struct Held {
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    outcomes: watch::Receiver<Outcome>,
+    committed: Option<Committed>,
+}
+
+#[derive(Debug)]
+struct Committed {
+    /// As the commit named it.
+    version: Version,
+    /// Complete.
+    snapshot: Arc<Snapshot>,
+    /// Of the complete snapshot: what the data plane calls it.
+    local: Version,
+    unknown: Vec<String>,
+}
+
+impl Held {
+    pub(super) fn new(snapshots: watch::Sender<Arc<Snapshot>>, outcomes: watch::Receiver<Outcome>) -> Self {
+        Self { snapshots, outcomes, committed: None }
+    }
+
+    /// Serves what was stored.
+    pub(super) fn restore(&mut self, stored: Stored) {
+        self.take(stored.version, stored.snapshot, Vec::new());
+    }
+
+    /// Serves a committed version, and says whether the data plane has that very content already, so that its report need not be waited for.
+    pub(super) fn commit(&mut self, version: Version, sent: Snapshot, unknown: Vec<String>) -> bool {
+        let complete = match &self.committed {
+            Some(before) if !sent.kept.is_empty() => sent.keeping(&before.snapshot),
+            _ => sent,
+        };
+        self.take(version, Arc::new(complete), unknown)
+    }
+
+    fn take(&mut self, version: Version, snapshot: Arc<Snapshot>, unknown: Vec<String>) -> bool {
+        let local = snapshot.version();
+        let same = self.committed.as_ref().is_some_and(|before| before.local == local);
+        self.committed = Some(Committed { version, snapshot: snapshot.clone(), local, unknown });
+        if !same {
+            // A report of before, about the same content, is not the answer.
+            self.outcomes.mark_unchanged();
+            self.snapshots.send_replace(snapshot);
+        }
+        same
+    }
+
+    /// Waits for news from the data plane; for ever if it has gone. Cancel safe.
+    pub(super) async fn reported(&mut self) {
+        if self.outcomes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What to answer to the last commit; none while the data plane serves something else.
+    pub(super) fn answer(&self) -> Option<Ack> {
+        let committed = self.committed.as_ref()?;
+        let outcome = self.outcomes.borrow();
+        (outcome.version == Some(committed.local)).then(|| Ack {
+            version: committed.version,
+            faults: shortened(&outcome.faults),
+            unknown: committed.unknown.clone(),
+        })
+    }
+
+    /// What to store once it is served.
+    pub(super) fn stored(&self) -> Option<Stored> {
+        self.committed.as_ref().map(|committed| Stored { version: committed.version, snapshot: committed.snapshot.clone() })
+    }
+
+    /// Where the next stream begins: with what was sent, not with what completes it.
+    pub(super) fn staging(&self) -> Staging {
+        Staging::new(self.committed.as_ref().map(|committed| committed.snapshot.without_kept()).unwrap_or_default())
+    }
+
+    /// As the last commit named it.
+    pub(super) fn version(&self) -> Option<Version> {
+        self.committed.as_ref().map(|committed| committed.version)
+    }
+
+    pub(super) fn hello(&self, models: &Models) -> Hello {
+        let held = self.version().map(|version| message::Held { version, served: self.answer() });
+        Hello { oldest: models.oldest, newest: models.newest, package: PACKAGE.to_owned(), held }
+    }
+}
+
+fn shortened(faults: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let short = |text: &String| text.chars().take(FAULTS.1).collect();
+    faults.iter().take(FAULTS.0).map(|(name, fault)| (name.clone(), short(fault))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_routing::{Certificate, CertificateKey};
+
+    use super::*;
+    use crate::tests::snapshot;
+
+    struct Fixture {
+        held: Held,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        outcomes: watch::Sender<Outcome>,
+    }
+
+    fn fixture() -> Fixture {
+        let (snapshots, receiver) = watch::channel(Arc::default());
+        let (sender, outcomes) = watch::channel(Outcome::default());
+        Fixture { held: Held::new(snapshots, outcomes), snapshots: receiver, outcomes: sender }
+    }
+
+    impl Fixture {
+        fn serve(&mut self) {
+            let version = Some(self.snapshots.borrow_and_update().version());
+            self.outcomes.send_replace(Outcome { version, faults: BTreeMap::new() });
+        }
+    }
+
+    #[test]
+    fn only_what_is_served_is_answered() {
+        let mut f = fixture();
+        let version = snapshot(1).version();
+        assert!(f.held.answer().is_none() && f.held.hello(&Models::default()).held.is_none());
+        assert!(!f.held.commit(version, snapshot(1), Vec::new()));
+        assert!(f.held.answer().is_none());
+        assert_eq!(f.held.hello(&Models::default()).held.map(|held| held.served), Some(None));
+        f.serve();
+        assert_eq!(f.held.answer().map(|ack| ack.version), Some(version));
+        assert!(f.held.commit(version, snapshot(1), Vec::new()), "it has that already");
+        assert!(!f.snapshots.has_changed().unwrap());
+        assert!(f.held.answer().is_some());
+    }
+
+    #[test]
+    fn the_first_snapshot_is_sent_even_if_it_is_empty() {
+        let mut f = fixture();
+        f.held.commit(Snapshot::default().version(), Snapshot::default(), Vec::new());
+        assert!(f.snapshots.has_changed().unwrap());
+    }
+
+    #[test]
+    fn kept_references_are_completed_and_answered_under_the_name_that_was_sent() {
+        let mut f = fixture();
+        let key: CertificateKey = "Secret/a/b".parse().unwrap();
+        let mut good = snapshot(1);
+        good.certificates.insert(key.clone(), Arc::new(Certificate { chain: "c".to_owned(), key: "k".to_owned() }));
+        let kept = Snapshot { certificates: BTreeMap::new(), kept: [key.clone()].into(), ..good.clone() };
+        f.held.commit(good.version(), good.clone(), Vec::new());
+        f.held.commit(kept.version(), kept.clone(), Vec::new());
+        f.serve();
+        assert_eq!(f.snapshots.borrow().certificates, good.certificates);
+        assert_eq!(f.held.answer().map(|ack| ack.version), Some(kept.version()));
+        assert_eq!(f.held.staging().commit(), Ok(kept.clone()), "the controller's idea of it");
+
+        // As after a restart.
+        let mut g = fixture();
+        g.held.restore(f.held.stored().unwrap());
+        assert_eq!(g.snapshots.borrow().certificates, good.certificates);
+        assert_eq!(g.held.staging().commit(), Ok(kept));
+        g.held.commit(snapshot(2).version(), snapshot(2), Vec::new());
+        assert!(g.snapshots.borrow().certificates.is_empty(), "what is deleted stops at once");
+    }
+
+    #[test]
+    fn answers_are_of_a_limited_size() {
+        let faults: BTreeMap<_, _> = (0..2000).map(|n| (n.to_string(), "ü".repeat(2000))).collect();
+        let short = shortened(&faults);
+        assert!(short.len() == 1000 && short.values().all(|text| text.chars().count() == 500));
+    }
+}

@@ -1,0 +1,30 @@
+//! A Gateway's snapshot in the controller -> the same snapshot in each of its proxies, and what became of it back.
+//!
+//! A proxy ([`client`]) opens one long HTTP/2 stream over TLS to the controller ([`server`]), proves who it is with a token, and says what
+//! it holds. It is sent the items that differ and a commit with a version, swaps once, and acknowledges when its data plane has
+//! served that version. Versions are hashes of the content, so whoever leads sends the same ones, and a proxy that reconnects with
+//! nothing changed is sent nothing.
+//!
+//! Messages are frames of JSON in both directions, see `frame` and `message`. A dead peer is noticed by HTTP/2's own pings.
+
+#![forbid(unsafe_code)]
+
+mod body;
+pub mod client;
+mod frame;
+mod message;
+pub mod server;
+#[cfg(test)]
+mod tests;
+
+/// The name in the controller's certificate. It is fixed, so that neither namespaces nor addresses matter.
+pub const SERVER_NAME: &str = "isthmus-controller.isthmus.internal";
+
+/// Where the stream is on the server.
+const PATH: &str = "/isthmus.push/v1/stream";
+/// A response's header with the address of whom to ask instead.
+const LEADER: &str = "isthmus-leader";
+/// This release, for the other side's log.
+const PACKAGE: &str = env!("CARGO_PKG_VERSION");
+/// How often a peer is asked whether it is there, and how long it may take to say so: a dead one is noticed in 15 s.
+const PING: (std::time::Duration, std::time::Duration) = (std::time::Duration::from_secs(5), std::time::Duration::from_secs(10));

@@ -1,0 +1,245 @@
+//! Peers that break, stall or lie.
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use super::scripted::Opened;
+use super::*;
+use crate::client::connect::{self, Stream, Target};
+use crate::message::{Held, Hello};
+
+fn hello(held: Option<Held>) -> Hello {
+    Hello { oldest: ModelVersion(1), newest: ModelVersion(1), package: "test".to_owned(), held }
+}
+
+/// A stream of a proxy that reads and answers as the test does.
+async fn open(bed: &Bed, pod: &str) -> (ProxyBed, Stream) {
+    let files = bed.proxy(pod);
+    let target = Target::Service(files.options.controller.clone());
+    let stream = connect::open(&files.options, &target, hello(None)).await.unwrap();
+    (files, stream)
+}
+
+fn text(text: &str) -> Bytes {
+    let mut chunk = u32::try_from(text.len()).unwrap().to_be_bytes().to_vec();
+    chunk.extend_from_slice(text.as_bytes());
+    chunk.into()
+}
+
+#[tokio::test]
+async fn a_proxy_that_does_not_read_is_dropped_and_the_others_are_served() {
+    let limits = ServerLimits { write: Duration::from_millis(300), ..ServerLimits::default() };
+    let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
+    // More than all buffers between.
+    let mut large = snapshot(1);
+    for n in 0..100 {
+        let endpoints = (0..2000).map(|port| Endpoint { address: ([10, 0, n, 1], port).into() }).collect();
+        let backend = Arc::new(Backend { endpoints, ..Backend::default() });
+        large.backends.insert(format!("Service/infra/large:{n}").parse().unwrap(), backend);
+    }
+    let version = bed.publish(&large);
+    let (_files, _stream) = open(&bed, "slow").await;
+    let good = bed.proxy("good").run();
+    bed.acked("good", version).await;
+    bed.gone("slow").await;
+    assert_eq!(bed.count(|counts| &counts.slow), 1);
+    assert_eq!(good.served(), [large]);
+}
+
+#[tokio::test]
+async fn a_proxy_that_never_answers_is_sent_no_more_and_dropped() {
+    let limits = ServerLimits { write: Duration::from_millis(300), unanswered: 2, ..ServerLimits::default() };
+    let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
+    bed.publish(&snapshot(1));
+    let (_files, mut stream) = open(&bed, "mute").await;
+    let edits = async {
+        for n in 2.. {
+            bed.publish(&snapshot(n));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let reads = async {
+        let mut commits = 0;
+        while let Ok(Some(frame)) = stream.reader.next().await {
+            commits += usize::from(frame.starts_with(b"{\"commit\""));
+        }
+        commits
+    };
+    let commits = tokio::select! {
+        commits = reads => commits,
+        () = edits => unreachable!("edits go on for ever"),
+        () = tokio::time::sleep(SOON) => panic!("it is not dropped"),
+    };
+    assert_eq!(commits, 2);
+}
+
+#[tokio::test]
+async fn garbage_from_a_proxy_ends_its_stream_and_nothing_else() {
+    let limits = ServerLimits { message: 1000, ..ServerLimits::default() };
+    let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
+    let version = bed.publish(&snapshot(1));
+    let _good = bed.proxy("good").run();
+    bed.acked("good", version).await;
+    let too_long = Bytes::from_static(b"\0\0\x03\xe9");
+    for (what, chunk, ends) in [
+        ("no JSON", text("}"), true),
+        ("a broken answer", text(r#"{"ack":{"version":"x"}}"#), true),
+        ("too long", too_long, true),
+        ("text", Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n"), true),
+        ("a version that was never sent", text(r#"{"ack":{"version":"0123456789abcdef"}}"#), false),
+        ("news of a newer release", text(r#"{"praise":{"of":"folly"}}"#), false),
+    ] {
+        let (_files, mut stream) = open(&bed, "bad").await;
+        stream.chunks.send(chunk).await.unwrap();
+        let reads = async { while let Ok(Some(_)) = stream.reader.next().await {} };
+        let ended = tokio::time::timeout(Duration::from_millis(if ends { 5000 } else { 200 }), reads).await.is_ok();
+        assert_eq!(ended, ends, "{what}");
+        assert!(bed.seen("bad").is_none_or(|proxy| proxy.acked.is_none()), "{what}");
+        drop(stream);
+        bed.gone("bad").await;
+    }
+    assert_eq!(bed.seen("good").and_then(|proxy| proxy.acked), Some(version));
+}
+
+#[tokio::test]
+async fn strangers_are_cut_and_cost_no_stream() {
+    let short = Duration::from_millis(300);
+    let limits = ServerLimits { handshake: short, admission: short, strangers: 4, ..ServerLimits::default() };
+    let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
+    let version = bed.publish(&snapshot(1));
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(TcpStream::connect(bed.server.address()).await.unwrap());
+    }
+    silent[1].write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    for stranger in &mut silent {
+        let end = tokio::time::timeout(SOON, stranger.read_to_end(&mut Vec::new())).await;
+        assert!(end.is_ok(), "it is cut");
+    }
+    let _proxy = bed.proxy("a").run();
+    bed.acked("a", version).await;
+    assert_eq!(bed.count(|counts| &counts.cut), 8);
+}
+
+#[tokio::test]
+async fn a_request_without_a_first_message_is_cut() {
+    let limits = ServerLimits { admission: Duration::from_millis(300), streams: 1, ..ServerLimits::default() };
+    let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
+    let version = bed.publish(&snapshot(1));
+    let files = bed.proxy("mute");
+    let (chunks, body) = crate::body::Outgoing::new(1);
+    let asked = connect::post(&files.options, &Target::Leader(bed.server.address()), body).await;
+    assert!(asked.is_err(), "it has said nothing");
+    drop(chunks);
+    assert_eq!(bed.count(|counts| &counts.cut), 1);
+    let _proxy = bed.proxy("a").run();
+    bed.acked("a", version).await;
+    let _other = bed.proxy("b").run();
+    let full = async {
+        while bed.count(|counts| &counts.refused) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, full).await.expect("there is room for one stream");
+}
+
+/// A proxy whose controller is the test.
+async fn scripted() -> (Running, mpsc::Receiver<Opened>, ProxyBed) {
+    let authority = Authority::new();
+    let (address, streams) = scripted::start(&authority).await;
+    let files = ProxyBed::new(address, "good a", &authority.pem);
+    let running = files.run();
+    (running, streams, files)
+}
+
+async fn next(streams: &mut mpsc::Receiver<Opened>) -> (Opened, String) {
+    let mut opened = tokio::time::timeout(SOON, streams.recv()).await.expect("it comes again").unwrap();
+    let hello = opened.heard().await.unwrap();
+    assert!(hello.starts_with("{\"hello\""), "{hello}");
+    (opened, hello)
+}
+
+/// What the proxy answers once it serves the snapshot.
+async fn give(opened: &mut Opened, snapshot: &Snapshot) -> String {
+    let version = snapshot.version();
+    opened.say(r#"{"welcome":{"model":1,"package":"test"}}"#).await;
+    opened.say(r#"{"reset":{}}"#).await;
+    for item in snapshot.changes(&Snapshot::default()).puts {
+        let value = serde_json::to_string(&item.value()).unwrap();
+        opened.say(&format!(r#"{{"put":{{"key":"{}","value":{value}}}}}"#, item.key())).await;
+    }
+    opened.say(&format!(r#"{{"commit":{{"version":"{version}"}}}}"#)).await;
+    opened.heard().await.unwrap()
+}
+
+#[tokio::test]
+async fn an_item_that_cannot_be_read_is_a_refusal_and_the_stream_goes_on() {
+    let (proxy, mut streams, _files) = scripted().await;
+    let (mut opened, _) = next(&mut streams).await;
+    let first = snapshot(1).version();
+    assert_eq!(give(&mut opened, &snapshot(1)).await, format!(r#"{{"ack":{{"version":"{first}"}}}}"#));
+
+    let broken = snapshot(2).version();
+    opened.say(r#"{"put":{"key":"Service/infra/shop:80","value":{"protocol":"h9","endpoints":[]}}}"#).await;
+    opened.say(&format!(r#"{{"commit":{{"version":"{broken}"}}}}"#)).await;
+    let nack = opened.heard().await.unwrap();
+    assert!(
+        nack.starts_with(&format!(r#"{{"nack":{{"version":"{broken}","reason":"Service/infra/shop:80: unknown variant"#)),
+        "{nack}"
+    );
+    assert_eq!(proxy.served(), [snapshot(1)]);
+
+    // Mended, with an item of a newer model.
+    let mended = snapshot(3).version();
+    opened
+        .say(r#"{"put":{"key":"Service/infra/shop:80","value":{"protocol":"HTTP","endpoints":["10.0.0.1:3"],"zone":"a"}}}"#)
+        .await;
+    opened.say(r#"{"put":{"key":"UDPRoute/infra/dns","value":{"anything":1}}}"#).await;
+    opened.say(r#"{"praise":{"of":"folly"}}"#).await;
+    opened.say(&format!(r#"{{"commit":{{"version":"{mended}"}}}}"#)).await;
+    assert_eq!(opened.heard().await.unwrap(), format!(r#"{{"ack":{{"version":"{mended}","unknown":["UDPRoute/infra/dns"]}}}}"#));
+    assert_eq!(proxy.served(), [snapshot(1), snapshot(3)]);
+}
+
+#[tokio::test]
+async fn whatever_a_controller_breaks_the_proxy_goes_on_and_comes_again() {
+    let (proxy, mut streams, _files) = scripted().await;
+    let (mut opened, _) = next(&mut streams).await;
+    give(&mut opened, &snapshot(1)).await;
+    let version = snapshot(1).version();
+    let held = format!(r#""held":{{"version":"{version}","served":{{"version":"{version}"}}}}"#);
+    let huge = 0xffff_ffff_u32.to_be_bytes();
+    for (what, chunk) in [
+        ("killed in the middle of a message", &b"\0\0\x01\0{\"put\""[..]),
+        ("killed between messages, before the commit", &text(r#"{"remove":{"key":"HTTPRoute/infra/shop"}}"#)),
+        ("a message that is too long", &huge),
+        ("no JSON", &text("}")),
+        ("text", b"HTTP/1.1 200 OK\r\n\r\n"),
+        ("a commit without a version", &text(r#"{"commit":{}}"#)),
+    ] {
+        opened.send(chunk).await;
+        if what.starts_with("killed") {
+            // So that it has arrived.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(opened);
+        } else {
+            assert_eq!(opened.heard().await, None, "{what}");
+        }
+        let (again, hello) = next(&mut streams).await;
+        assert!(hello.contains(&held), "{what}: {hello}");
+        opened = again;
+        if what.starts_with("killed") {
+            opened.say(&format!(r#"{{"commit":{{"version":"{version}"}}}}"#)).await;
+            assert_eq!(opened.heard().await.unwrap(), format!(r#"{{"ack":{{"version":"{version}"}}}}"#), "{what}");
+        }
+    }
+    // Changes to what it does not hold.
+    opened.say(r#"{"remove":{"key":"HTTPRoute/infra/shop"}}"#).await;
+    assert_eq!(opened.heard().await, None);
+    let (mut opened, _) = next(&mut streams).await;
+    opened.say(r#"{"commit":{"version":"0123456789abcdef"}}"#).await;
+    assert_eq!(opened.heard().await, None);
+    assert_eq!(proxy.served(), [snapshot(1)], "through all of it");
+}

@@ -1,0 +1,74 @@
+//! Leaders and followers.
+
+use super::*;
+
+async fn pair() -> (Bed, Bed) {
+    let authority = Arc::new(Authority::new());
+    let first = Bed::with(ServerLimits::default(), Models::default(), authority.clone()).await;
+    let second = Bed::with(ServerLimits::default(), Models::default(), authority).await;
+    (first, second)
+}
+
+#[tokio::test]
+async fn a_follower_refers_to_the_leader() {
+    let (follower, leader) = pair().await;
+    follower.role.send_replace(Role::Follower { leader: Some(leader.server.address()) });
+    follower.publish(&snapshot(1));
+    let version = leader.publish(&snapshot(2));
+    let proxy = follower.proxy("a").run();
+    leader.acked("a", version).await;
+    assert_eq!(proxy.served(), [snapshot(2)]);
+    assert_eq!((follower.count(|counts| &counts.streams), follower.count(|counts| &counts.referred)), (0, 1));
+}
+
+#[tokio::test]
+async fn a_change_of_leader_moves_the_streams_back_and_forth() {
+    let (first, second) = pair().await;
+    second.role.send_replace(Role::Follower { leader: Some(first.server.address()) });
+    let version = first.publish(&snapshot(1));
+    second.publish(&snapshot(1));
+    let proxy = first.proxy("a").run();
+    first.acked("a", version).await;
+
+    second.role.send_replace(Role::Leader);
+    first.role.send_replace(Role::Follower { leader: Some(second.server.address()) });
+    second.acked("a", version).await;
+    first.gone("a").await;
+
+    first.role.send_replace(Role::Leader);
+    second.role.send_replace(Role::Follower { leader: None });
+    first.acked("a", version).await;
+    assert_eq!(proxy.served(), [snapshot(1)]);
+}
+
+#[tokio::test]
+async fn followers_that_name_each_other_are_asked_now_and_then() {
+    let (first, second) = pair().await;
+    first.role.send_replace(Role::Follower { leader: Some(second.server.address()) });
+    second.role.send_replace(Role::Follower { leader: Some(first.server.address()) });
+    let _proxy = first.proxy("a").run();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = first.count(|counts| &counts.referred) + second.count(|counts| &counts.referred);
+    // Four at a time, and 50 ms of waiting on average between.
+    assert!((4..=200).contains(&asked), "{asked} requests in a second");
+
+    second.role.send_replace(Role::Leader);
+    let version = second.publish(&snapshot(1));
+    second.acked("a", version).await;
+}
+
+#[tokio::test]
+async fn nobody_leads_and_then_somebody_does() {
+    let (first, _) = pair().await;
+    first.role.send_replace(Role::Follower { leader: None });
+    let version = first.publish(&snapshot(1));
+    let _proxy = first.proxy("a").run();
+    let asked = async {
+        while first.count(|counts| &counts.refused) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, asked).await.expect("it comes again");
+    first.role.send_replace(Role::Leader);
+    first.acked("a", version).await;
+}

@@ -1,0 +1,203 @@
+//! The items of a snapshot, one by one: what a snapshot is sent as, and what is sent when it becomes another one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use super::Snapshot;
+use crate::name::{InvalidName, as_text};
+use crate::{Backend, BackendKey, Certificate, CertificateKey, Gateway, GatewayKey, Route, RouteKey};
+
+/// Names an item, as the text of the key that it holds (`Gateway/infra/edge`); a kept reference is `Kept/` and that text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ItemKey {
+    /// Of [`Snapshot::gateways`].
+    Gateway(GatewayKey),
+    /// Of [`Snapshot::routes`].
+    Route(RouteKey),
+    /// Of [`Snapshot::backends`].
+    Backend(BackendKey),
+    /// Of [`Snapshot::certificates`].
+    Certificate(CertificateKey),
+    /// Of [`Snapshot::kept`].
+    Kept(CertificateKey),
+}
+
+/// An entry of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// Of [`Snapshot::gateways`].
+    Gateway(GatewayKey, Arc<Gateway>),
+    /// Of [`Snapshot::routes`].
+    Route(RouteKey, Arc<Route>),
+    /// Of [`Snapshot::backends`].
+    Backend(BackendKey, Arc<Backend>),
+    /// Of [`Snapshot::certificates`].
+    Certificate(CertificateKey, Arc<Certificate>),
+    /// Of [`Snapshot::kept`].
+    Kept(CertificateKey),
+}
+
+/// What makes one snapshot of another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Items that are new, or have another value.
+    pub puts: Vec<Item>,
+    /// Items that are no more.
+    pub removes: Vec<ItemKey>,
+}
+
+/// A text that names no item of this model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownItem {
+    /// It may be an item of a newer model.
+    #[error("`{0}` is of no kind that this version knows")]
+    Kind(String),
+    /// Its kind is known, and it is no name of it.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+}
+
+impl fmt::Display for ItemKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gateway(key) => key.fmt(f),
+            Self::Route(key) => key.fmt(f),
+            Self::Backend(key) => key.fmt(f),
+            Self::Certificate(key) => key.fmt(f),
+            Self::Kept(key) => write!(f, "Kept/{key}"),
+        }
+    }
+}
+
+impl FromStr for ItemKey {
+    type Err = UnknownItem;
+    fn from_str(s: &str) -> Result<Self, UnknownItem> {
+        match s.split_once('/') {
+            Some(("Gateway", _)) => Ok(Self::Gateway(s.parse()?)),
+            Some(("HTTPRoute" | "GRPCRoute", _)) => Ok(Self::Route(s.parse()?)),
+            Some(("Service", _)) => Ok(Self::Backend(s.parse()?)),
+            Some(("Secret", _)) => Ok(Self::Certificate(s.parse()?)),
+            Some(("Kept", certificate)) => Ok(Self::Kept(certificate.parse()?)),
+            _ => Err(UnknownItem::Kind(s.to_owned())),
+        }
+    }
+}
+
+as_text!(ItemKey);
+
+impl Item {
+    /// Its name.
+    pub fn key(&self) -> ItemKey {
+        match self {
+            Self::Gateway(key, _) => ItemKey::Gateway(key.clone()),
+            Self::Route(key, _) => ItemKey::Route(key.clone()),
+            Self::Backend(key, _) => ItemKey::Backend(key.clone()),
+            Self::Certificate(key, _) => ItemKey::Certificate(key.clone()),
+            Self::Kept(key) => ItemKey::Kept(key.clone()),
+        }
+    }
+
+    /// Parses a value that [`Item::value`] has serialised. Fields that this model does not know are passed over.
+    ///
+    /// # Errors
+    /// When it is not JSON, or not a value of the key's kind.
+    pub fn parse(key: ItemKey, json: &str) -> Result<Self, serde_json::Error> {
+        Ok(match key {
+            ItemKey::Gateway(key) => Self::Gateway(key, serde_json::from_str(json)?),
+            ItemKey::Route(key) => Self::Route(key, serde_json::from_str(json)?),
+            ItemKey::Backend(key) => Self::Backend(key, serde_json::from_str(json)?),
+            ItemKey::Certificate(key) => Self::Certificate(key, serde_json::from_str(json)?),
+            ItemKey::Kept(key) => Self::Kept(key),
+        })
+    }
+
+    /// Serialises what is under its key; nothing (`null`) for a kept reference.
+    pub fn value(&self) -> impl Serialize + '_ {
+        Value(self)
+    }
+}
+
+struct Value<'i>(&'i Item);
+
+impl Serialize for Value<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Item::Gateway(_, value) => value.serialize(serializer),
+            Item::Route(_, value) => value.serialize(serializer),
+            Item::Backend(_, value) => value.serialize(serializer),
+            Item::Certificate(_, value) => value.serialize(serializer),
+            Item::Kept(_) => serializer.serialize_unit(),
+        }
+    }
+}
+
+impl Changes {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.removes.is_empty()
+    }
+}
+
+impl Snapshot {
+    /// What has to be done to `from` so that it becomes this snapshot. Items that both share by pointer cost a comparison of pointers.
+    pub fn changes(&self, from: &Self) -> Changes {
+        let mut changes = Changes::default();
+        changes.compare(&self.gateways, &from.gateways, Item::Gateway, ItemKey::Gateway);
+        changes.compare(&self.routes, &from.routes, Item::Route, ItemKey::Route);
+        changes.compare(&self.backends, &from.backends, Item::Backend, ItemKey::Backend);
+        changes.compare(&self.certificates, &from.certificates, Item::Certificate, ItemKey::Certificate);
+        changes.puts.extend(self.kept.difference(&from.kept).cloned().map(Item::Kept));
+        changes.removes.extend(from.kept.difference(&self.kept).cloned().map(ItemKey::Kept));
+        changes
+    }
+
+    /// Does what [`Snapshot::changes`] has found.
+    pub fn apply(&mut self, changes: Changes) {
+        changes.removes.iter().for_each(|key| self.remove(key));
+        changes.puts.into_iter().for_each(|item| self.put(item));
+    }
+
+    /// Adds an item, in the place of the one with its key if there is one.
+    pub fn put(&mut self, item: Item) {
+        match item {
+            Item::Gateway(key, value) => drop(self.gateways.insert(key, value)),
+            Item::Route(key, value) => drop(self.routes.insert(key, value)),
+            Item::Backend(key, value) => drop(self.backends.insert(key, value)),
+            Item::Certificate(key, value) => drop(self.certificates.insert(key, value)),
+            Item::Kept(key) => drop(self.kept.insert(key)),
+        }
+    }
+
+    /// Takes an item out, if it is there.
+    pub fn remove(&mut self, key: &ItemKey) {
+        match key {
+            ItemKey::Gateway(key) => drop(self.gateways.remove(key)),
+            ItemKey::Route(key) => drop(self.routes.remove(key)),
+            ItemKey::Backend(key) => drop(self.backends.remove(key)),
+            ItemKey::Certificate(key) => drop(self.certificates.remove(key)),
+            ItemKey::Kept(key) => drop(self.kept.remove(key)),
+        }
+    }
+}
+
+impl Changes {
+    fn compare<K: Ord + Clone, V: PartialEq>(
+        &mut self,
+        now: &BTreeMap<K, Arc<V>>,
+        before: &BTreeMap<K, Arc<V>>,
+        item: fn(K, Arc<V>) -> Item,
+        key: fn(K) -> ItemKey,
+    ) {
+        let same = |value: &Arc<V>, other: &Arc<V>| Arc::ptr_eq(value, other) || value == other;
+        let changed = now.iter().filter(|(key, value)| before.get(key).is_none_or(|other| !same(value, other)));
+        self.puts.extend(changed.map(|(key, value)| item(key.clone(), value.clone())));
+        self.removes.extend(before.keys().filter(|key| !now.contains_key(key)).cloned().map(key));
+    }
+}
+
+#[cfg(test)]
+mod tests;

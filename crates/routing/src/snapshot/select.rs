@@ -1,0 +1,120 @@
+//! Parts of snapshots.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Snapshot;
+use crate::{CertificateKey, GatewayKey};
+
+impl Snapshot {
+    /// A Gateway with everything that it refers to and nothing else; empty if it is not here.
+    pub fn of_gateway(&self, key: &GatewayKey) -> Self {
+        let Some(gateway) = self.gateways.get(key) else { return Self::default() };
+        let attachments = gateway.listeners.iter().flat_map(|listener| &listener.routes);
+        let routes = pick(&self.routes, attachments.map(|attachment| &attachment.route));
+        let backends = pick(&self.backends, routes.values().flat_map(|route| route.backend_keys()));
+        let certificates = || gateway.listeners.iter().flat_map(|listener| &listener.certificates);
+        Self {
+            gateways: BTreeMap::from([(key.clone(), gateway.clone())]),
+            backends,
+            certificates: pick(&self.certificates, certificates()),
+            kept: certificates().filter(|key| self.kept.contains(key)).cloned().collect(),
+            routes,
+        }
+    }
+
+    /// This snapshot with the certificates that `before` holds for its kept references. A kept reference for which `before` holds none
+    /// stays without: handshakes that need it fail. The references stay kept, so that the next snapshot can be completed from this one.
+    #[must_use]
+    pub fn keeping(&self, before: &Self) -> Self {
+        let held = |key: &CertificateKey| Some((key.clone(), before.certificates.get(key)?.clone()));
+        let mut complete = self.clone();
+        for (key, certificate) in self.kept.iter().filter_map(held) {
+            complete.certificates.entry(key).or_insert(certificate);
+        }
+        complete
+    }
+
+    /// Undoes [`Snapshot::keeping`]: what was sent, without what was held.
+    #[must_use]
+    pub fn without_kept(&self) -> Self {
+        let mut sent = self.clone();
+        sent.certificates.retain(|key, _| !self.kept.contains(key));
+        sent
+    }
+}
+
+fn pick<'k, K: Ord + Clone + 'k, V>(from: &BTreeMap<K, Arc<V>>, keys: impl Iterator<Item = &'k K>) -> BTreeMap<K, Arc<V>> {
+    keys.filter_map(|key| Some((key.clone(), from.get(key)?.clone()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Backend, Certificate, Gateway, RouteKey};
+
+    const FULL: &str = include_str!("full.json");
+
+    fn full() -> Snapshot {
+        serde_json::from_str(FULL).unwrap()
+    }
+
+    fn gateway() -> GatewayKey {
+        "Gateway/infra/edge".parse().unwrap()
+    }
+
+    fn certificate(chain: &str) -> Arc<Certificate> {
+        Arc::new(Certificate { chain: chain.to_owned(), key: String::new() })
+    }
+
+    #[test]
+    fn a_gateway_has_what_it_refers_to() {
+        let full = full();
+        let mut crowded = full.clone();
+        crowded.gateways.insert("Gateway/infra/other".parse().unwrap(), Arc::new(Gateway::default()));
+        let route = full.routes.values().next().unwrap().clone();
+        crowded.routes.insert("HTTPRoute/default/stray".parse().unwrap(), route);
+        crowded.backends.insert("Service/default/stray:80".parse().unwrap(), Arc::new(Backend::default()));
+        crowded.certificates.insert("Secret/infra/stray".parse().unwrap(), certificate("stray"));
+        crowded.kept.insert("Secret/infra/stray".parse().unwrap());
+        let of_gateway = crowded.of_gateway(&gateway());
+        let mut expected = full;
+        expected.backends.remove(&"Service/default/socket:80".parse().unwrap()).expect("nothing refers to it");
+        assert_eq!(of_gateway, expected);
+        let other = crowded.of_gateway(&"Gateway/infra/other".parse().unwrap());
+        assert_eq!((other.gateways.len(), other.routes.len(), other.certificates.len()), (1, 0, 0));
+        assert_eq!(crowded.of_gateway(&"Gateway/infra/none".parse().unwrap()), Snapshot::default());
+    }
+
+    #[test]
+    fn what_is_absent_is_left_out() {
+        let mut holes = full();
+        let cart: RouteKey = "GRPCRoute/default/cart".parse().unwrap();
+        holes.routes.remove(&cart);
+        holes.certificates.clear();
+        let of_gateway = holes.of_gateway(&gateway());
+        assert!(!of_gateway.routes.contains_key(&cart) && of_gateway.certificates.is_empty());
+        assert_eq!(of_gateway.gateways, holes.gateways);
+    }
+
+    #[test]
+    fn kept_references_take_what_was_held_and_nothing_else() {
+        let malformed: CertificateKey = "Secret/infra/malformed".parse().unwrap();
+        let sent = full();
+        let mut before = Snapshot::default();
+        assert_eq!(sent.keeping(&before), sent, "nothing was held");
+        before.certificates.insert(malformed.clone(), certificate("held"));
+        before.certificates.insert("Secret/infra/edge".parse().unwrap(), certificate("old"));
+        let complete = sent.keeping(&before);
+        assert_eq!(complete.certificates[&malformed].chain, "held");
+        assert_eq!(complete.certificates.len(), sent.certificates.len() + 1);
+        assert_eq!(
+            complete.certificates[&"Secret/infra/edge".parse().unwrap()],
+            sent.certificates.values().next().unwrap().clone()
+        );
+        assert_eq!(sent.keeping(&complete), complete, "and so on from snapshot to snapshot");
+        assert_eq!(complete.without_kept(), sent);
+        let deleted = Snapshot { kept: [].into(), ..sent.clone() };
+        assert_eq!(deleted.keeping(&complete), deleted, "what is deleted stops at once");
+    }
+}

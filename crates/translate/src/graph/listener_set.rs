@@ -1,0 +1,143 @@
+//! ListenerSets of our Gateways: their listeners join the Gateway's.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use isthmus_api::shared::{FromNamespaces, GATEWAY_GROUP, ListenerView};
+use isthmus_api::{ListenerSet, NamespacedName, Objects};
+
+use super::attachment::NamespaceLabels;
+use super::certificate::Certificates;
+use super::conflict::{self, Held};
+use super::gateway::{self, GatewayNode};
+use super::is_nameable;
+use super::listener::{self, ListenerNode};
+use super::reference_grant::From;
+use crate::Options;
+use crate::proof::Edition;
+
+/// A ListenerSet whose Gateway is ours.
+#[derive(Debug)]
+pub(crate) struct ListenerSetNode {
+    pub(crate) name: NamespacedName,
+    /// Its uid and generation.
+    pub(crate) edition: Edition,
+    /// The Gateway that it names.
+    pub(crate) gateway: NamespacedName,
+    /// Which listeners of the Gateway are its own, in the order of the object.
+    pub(crate) positions: Range<usize>,
+    /// Why its listeners are none of the Gateway's.
+    pub(crate) fault: Option<ListenerSetFault>,
+}
+
+/// Why a Gateway does not take a ListenerSet. Each says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ListenerSetFault {
+    #[error(
+        "Gateway {0} does not allow ListenerSets of this namespace; its owner can extend `spec.allowedListeners`, or name another Gateway"
+    )]
+    NotAllowed(NamespacedName),
+}
+
+impl ListenerSetNode {
+    /// Its listeners, which the Gateway has; none if there is a fault.
+    pub(crate) fn listeners<'g>(&self, gateway: &'g GatewayNode) -> &'g [ListenerNode] {
+        gateway.listeners.get(self.positions.clone()).unwrap_or_default()
+    }
+}
+
+/// What ListenerSets are judged by.
+pub(super) struct Judge<'j> {
+    pub(super) objects: &'j Objects,
+    pub(super) options: &'j Options,
+    pub(super) labels: &'j NamespaceLabels<'j>,
+}
+
+/// Judges every ListenerSet of these Gateways and adds the listeners of those that are allowed to the Gateway's, in the order of
+/// their precedence ([`Held`]).
+pub(super) fn join(
+    judge: &Judge<'_>,
+    gateways: &mut BTreeMap<NamespacedName, GatewayNode>,
+    certificates: &mut Certificates<'_, '_>,
+) -> BTreeMap<NamespacedName, ListenerSetNode> {
+    let mut by_gateway = BTreeMap::<NamespacedName, Vec<(&NamespacedName, &ListenerSet)>>::new();
+    for (name, set) in judge.objects.listener_sets.iter().filter(|(name, _)| is_nameable(name)) {
+        if let Some(gateway) = gateway_of(name, set) {
+            by_gateway.entry(gateway).or_default().push((name, set));
+        }
+    }
+    let mut nodes = BTreeMap::new();
+    for (name, mut sets) in by_gateway {
+        let Some((gateway, object)) = gateways.get_mut(&name).zip(judge.objects.gateways.get(&name)) else { continue };
+        // They come in the order of their names.
+        sets.sort_by_key(|(_, set)| set.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()));
+        let allowed = FromNamespaces::of_listener_sets(&object.spec);
+        let mut held = Held::default();
+        held.add(&gateway.listeners);
+        for (set_name, set) in sets {
+            let first = gateway.listeners.len();
+            let allows = judge.labels.allows(&allowed, &name.namespace, &set_name.namespace);
+            if allows {
+                let listeners = listeners(judge, gateway, &Source { name: set_name, set, gateway: object }, &held, certificates);
+                held.add(&listeners);
+                gateway.listeners.extend(listeners);
+            }
+            let node = ListenerSetNode {
+                name: set_name.clone(),
+                edition: Edition {
+                    uid: set.metadata.uid.clone().unwrap_or_default(),
+                    generation: set.metadata.generation.unwrap_or_default(),
+                },
+                gateway: name.clone(),
+                positions: first..gateway.listeners.len(),
+                fault: (!allows).then(|| ListenerSetFault::NotAllowed(name.clone())),
+            };
+            nodes.insert(set_name.clone(), node);
+        }
+    }
+    for gateway in gateways.values_mut() {
+        conflict::mark_overlaps(&mut gateway.listeners);
+    }
+    nodes
+}
+
+/// The Gateway that it names, if it names one.
+fn gateway_of(name: &NamespacedName, set: &ListenerSet) -> Option<NamespacedName> {
+    let parent = &set.spec.parent_ref;
+    let is_gateway = parent.group.as_deref().is_none_or(|group| group == GATEWAY_GROUP)
+        && parent.kind.as_deref().is_none_or(|kind| kind == "Gateway");
+    let namespace = parent.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(&name.namespace);
+    is_gateway.then(|| NamespacedName::new(namespace, parent.name.as_str()))
+}
+
+/// What the listeners of one ListenerSet are judged from.
+struct Source<'s> {
+    name: &'s NamespacedName,
+    set: &'s ListenerSet,
+    gateway: &'s isthmus_api::Gateway,
+}
+
+fn listeners(
+    judge: &Judge<'_>,
+    gateway: &GatewayNode,
+    source: &Source<'_>,
+    held: &Held,
+    certificates: &mut Certificates<'_, '_>,
+) -> Vec<ListenerNode> {
+    let owner = From { group: GATEWAY_GROUP, kind: "ListenerSet", namespace: &source.name.namespace };
+    let nodes = source.set.spec.listeners.iter().map(|listener| {
+        let view = ListenerView::from(listener);
+        let validates_clients = gateway::validates_clients(source.gateway.spec.tls.as_ref(), view.port);
+        let mut node = listener::judge(&view, owner, validates_clients, certificates);
+        node.listener_set = Some(source.name.clone());
+        node.unavailable = judge.options.unavailable.get(&(gateway.key.clone(), node.model_name())).cloned();
+        node.conflict = held.conflict(&node);
+        if node.conflict.is_some() {
+            node.fault = None;
+        }
+        node
+    });
+    let mut nodes: Vec<_> = nodes.collect();
+    conflict::compare(&mut nodes);
+    nodes
+}

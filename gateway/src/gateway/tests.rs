@@ -1,0 +1,191 @@
+//! A gateway with a controller's server in the same process, over real sockets.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use clap::Parser;
+use isthmus_dataplane::ListenerReport;
+use isthmus_push::server::{self, Identity, Role, Server};
+use isthmus_routing::snapshot::Models;
+use isthmus_routing::{Certificate, Gateway as GatewayItem, GatewayKey, Listener, Protocol, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A controller, and a folder with what its proxies need.
+struct Bed {
+    server: Server,
+    folder: PathBuf,
+    _role: watch::Sender<Role>,
+    _tls: watch::Sender<Arc<Certificate>>,
+}
+
+fn edge() -> GatewayKey {
+    "Gateway/infra/edge".parse().unwrap()
+}
+
+impl Bed {
+    async fn start() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("isthmus-gateway-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let made = rcgen::generate_simple_self_signed(vec![isthmus_push::SERVER_NAME.to_owned()]).unwrap();
+        std::fs::write(folder.join("ca"), made.cert.pem()).unwrap();
+        std::fs::write(folder.join("token"), "token").unwrap();
+        let certificate = Certificate { chain: made.cert.pem(), key: made.signing_key.serialize_pem() };
+        let (role, role_seen) = watch::channel(Role::Leader);
+        let (tls, tls_seen) = watch::channel(Arc::new(certificate));
+        let identity = || Identity { gateway: edge(), pod: "edge-1".to_owned() };
+        let options = server::Options {
+            tls: tls_seen,
+            authenticate: Arc::new(move |_| Box::pin(std::future::ready(Ok(identity())))),
+            role: role_seen,
+            models: Models::default(),
+            limits: server::Limits::default(),
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self { server: Server::start(listener, options).unwrap(), folder, _role: role, _tls: tls }
+    }
+
+    /// A gateway of the controller at this address.
+    async fn gateway(&self, controller: SocketAddr) -> Gateway {
+        let folder = self.folder.display();
+        let line = format!(
+            "isthmus-gateway --controller {controller} --token {folder}/token --ca {folder}/ca --store {folder} \
+             --admin 127.0.0.1:0 --access-log off --pod-ips 127.0.0.1"
+        );
+        Gateway::start(&Args::try_parse_from(line.split_whitespace()).unwrap(), 1).await.unwrap()
+    }
+
+    fn publish(&self, ports: &[u16]) -> Version {
+        self.server.publish([(edge(), Arc::new(snapshot(ports)))].into())[&edge()]
+    }
+
+    async fn acked(&self, version: Version) -> BTreeMap<String, String> {
+        let mut proxies = self.server.proxies();
+        let found =
+            proxies.wait_for(|proxies| proxies.values().flat_map(BTreeMap::values).any(|proxy| proxy.acked == Some(version)));
+        let found = tokio::time::timeout(SOON, found).await.expect("it is acknowledged soon").unwrap();
+        found[&edge()]["edge-1"].listeners.clone()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A Gateway without an address or a route, with a listener on each port.
+fn snapshot(ports: &[u16]) -> Snapshot {
+    let listener = |port: &u16| Listener {
+        name: format!("http-{port}"),
+        port: *port,
+        bind_port: None,
+        protocol: Protocol::Http,
+        hostname: None,
+        certificates: Vec::new(),
+        routes: Vec::new(),
+    };
+    let gateway = GatewayItem { addresses: Vec::new(), listeners: ports.iter().map(listener).collect() };
+    Snapshot { gateways: [(edge(), Arc::new(gateway))].into(), ..Snapshot::default() }
+}
+
+fn free() -> u16 {
+    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// The code of the answer; none if nobody listens.
+async fn get(address: SocketAddr, path: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").as_bytes()).await.ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.ok()?;
+    text.get(9..12)?.parse().ok()
+}
+
+async fn at(port: u16) -> Option<u16> {
+    get((Ipv4Addr::LOCALHOST, port).into(), "/").await
+}
+
+#[tokio::test]
+async fn it_is_ready_with_its_first_configuration_and_alive_before() {
+    let bed = Bed::start().await;
+    let gateway = bed.gateway(bed.server.address()).await;
+    let admin = gateway.admin().unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for (path, code) in [("/livez", 200), ("/metrics", 200), ("/readyz", 503)] {
+        assert_eq!(get(admin, path).await, Some(code), "{path} before");
+    }
+    let port = free();
+    assert!(bed.acked(bed.publish(&[port])).await.is_empty(), "no faults");
+    assert_eq!(get(admin, "/readyz").await, Some(200));
+    assert_eq!(at(port).await, Some(404), "it has no routes");
+
+    // A listener that cannot be had is said to be; the other one serves.
+    let taken = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let name = taken.local_addr().unwrap().port();
+    let faults = bed.acked(bed.publish(&[port, name])).await;
+    assert!(faults.len() == 1 && faults[&format!("http-{name}")].contains("in use"), "{faults:?}");
+
+    // Its last listener goes.
+    assert!(bed.acked(bed.publish(&[])).await.is_empty());
+    assert_eq!((at(port).await, get(admin, "/readyz").await), (None, Some(200)));
+}
+
+#[tokio::test]
+async fn an_empty_gateway_is_a_configuration() {
+    let bed = Bed::start().await;
+    let gateway = bed.gateway(bed.server.address()).await;
+    bed.acked(bed.publish(&[])).await;
+    assert_eq!(get(gateway.admin().unwrap(), "/readyz").await, Some(200));
+}
+
+#[tokio::test]
+async fn a_restarted_gateway_serves_without_its_controller() {
+    let bed = Bed::start().await;
+    let gateway = bed.gateway(bed.server.address()).await;
+    let port = free();
+    bed.acked(bed.publish(&[port])).await;
+    while !bed.folder.join("last-good").exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    gateway.drain(Duration::ZERO, Duration::from_secs(1)).await;
+    drop(gateway);
+    assert_eq!(at(port).await, None);
+
+    let nobody = (Ipv4Addr::LOCALHOST, free()).into();
+    let gateway = bed.gateway(nobody).await;
+    let admin = gateway.admin().unwrap();
+    let ready = async {
+        while get(admin, "/readyz").await != Some(200) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, ready).await.expect("it is ready soon");
+    assert_eq!(at(port).await, Some(404));
+}
+
+#[test]
+fn a_listener_has_the_faults_of_all_its_addresses() {
+    let listener = |name: &str, ip: [u8; 4], fault: Option<&str>| ListenerReport {
+        gateway: edge(),
+        name: name.to_owned(),
+        address: (ip, 80).into(),
+        fault: fault.map(str::to_owned),
+    };
+    let listeners = vec![
+        listener("a", [127, 0, 0, 1], Some("in use")),
+        listener("a", [127, 0, 0, 2], Some("not here")),
+        listener("b", [127, 0, 0, 1], Some("no certificate")),
+        listener("b", [127, 0, 0, 2], Some("no certificate")),
+        listener("c", [127, 0, 0, 1], None),
+    ];
+    let faults = outcome(&Report { version: None, listeners }).faults;
+    let faults: Vec<_> = faults.iter().map(|(name, fault)| (name.as_str(), fault.as_str())).collect();
+    assert_eq!(faults, [("a", "in use; not here"), ("b", "no certificate")]);
+}

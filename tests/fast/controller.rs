@@ -1,0 +1,24 @@
+//! The controller in process against the scripted API server: whatever goes wrong on the way, the end is the same.
+
+mod crashes;
+mod disturbed;
+mod leaders;
+mod log;
+mod missing;
+mod pods;
+mod scenario;
+mod service;
+mod stage;
+mod statuses;
+
+use std::time::Duration;
+
+use isthmus_tests::api_server::Select;
+
+/// How long a controller may take for what it does within a second when the machine is idle.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The writes that a controller makes for others, without its Leases.
+fn writes() -> Select {
+    Select::writes()
+}

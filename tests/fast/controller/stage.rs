@@ -1,0 +1,325 @@
+//! A cluster to run controllers in, and what is there when all is said and done.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use isthmus_api::parameters::GatewayParametersSpec;
+use isthmus_controller::{Election, Settings, provision};
+use isthmus_routing::snapshot::Models;
+use isthmus_routing::{GatewayKey, Snapshot};
+use isthmus_tests::api_server::{ApiServer, Bundle};
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinHandle};
+
+use super::pods::{self, Pods};
+use super::service::Service;
+
+/// An API server, the rest of a cluster, and controllers. All end when dropped.
+pub(super) struct Stage {
+    pub(super) server: Arc<ApiServer>,
+    pub(super) pods: Pods,
+    service: Service,
+    cluster: AbortHandle,
+}
+
+/// A controller that runs.
+pub(super) struct Controller {
+    task: JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl Stage {
+    /// With the CRDs of a release and our own.
+    pub(super) async fn new(bundle: Bundle) -> Self {
+        let server = Arc::new(ApiServer::new());
+        server.install(bundle);
+        server.apply_yaml(include_str!("../../../charts/isthmus/files/crds/gatewayparameters.yaml"));
+        server.apply_yaml("apiVersion: v1\nkind: Namespace\nmetadata: {name: isthmus-system}\n");
+        let service = Service::start().await;
+        let pods = Pods::default();
+        let cluster = tokio::spawn(pods::play(Arc::clone(&server), service.address(), Arc::clone(&pods))).abort_handle();
+        Self { server, pods, service, cluster }
+    }
+
+    /// Starts a controller whose calls come through the port `client`. `pod` is its name: one that is restarted in its pod keeps it.
+    pub(super) async fn controller(&self, client: &str, pod: &str) -> Controller {
+        self.controller_with(client, pod, quick()).await
+    }
+
+    pub(super) async fn controller_with(&self, client: &str, pod: &str, election: Election) -> Controller {
+        let push = self.listener(pod).await;
+        let address = push.local_addr().unwrap();
+        self.service.set(pod, address);
+        let settings = Settings {
+            namespace: "isthmus-system".to_owned(),
+            name: pod.to_owned(),
+            watch_namespaces: std::collections::BTreeSet::new(),
+            push,
+            push_address: address,
+            admin: None,
+            provision: provision::Settings {
+                image: "docker.io/isthmus/gateway:dev".to_owned(),
+                image_pull_policy: "IfNotPresent".to_owned(),
+                image_pull_secrets: Vec::new(),
+                controller: "isthmus-controller.isthmus-system.svc:15410".to_owned(),
+            },
+            parameters: GatewayParametersSpec::default(),
+            models: Models::default(),
+            election,
+        };
+        let client = self.server.client(client).await;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            // A controller that is dropped is killed, not asked to end.
+            if stopped.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let task = tokio::spawn(async move {
+            isthmus_controller::run(client, settings, shutdown).await.unwrap();
+        });
+        Controller { task, stop: Some(stop) }
+    }
+
+    /// A pod that is restarted keeps its address, which is part of what it is known by.
+    async fn listener(&self, pod: &str) -> TcpListener {
+        let before = self.service.endpoint(pod).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+        loop {
+            match TcpListener::bind(before).await {
+                Ok(listener) => return listener,
+                // What was killed may still be closing.
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) => panic!("{before}: {error}"),
+            }
+        }
+    }
+
+    /// What a pod of this Gateway serves now.
+    pub(super) fn snapshot(&self, namespace: &str, name: &str) -> Option<Arc<Snapshot>> {
+        let key = GatewayKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).get(&key).map(pods::Pod::snapshot)
+    }
+
+    /// All that a pod of this Gateway was told to serve.
+    pub(super) fn history(&self, namespace: &str, name: &str) -> Vec<Arc<Snapshot>> {
+        let key = GatewayKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).get(&key).map(pods::Pod::history).unwrap_or_default()
+    }
+
+    /// Everything that does not differ from run to run: the objects with their statuses, and the version that each pod serves.
+    pub(super) fn state(&self) -> Value {
+        let mut state = Map::new();
+        for kind in KINDS {
+            for object in self.server.list(kind) {
+                let metadata = &object["metadata"];
+                let name = format!(
+                    "{kind} {}/{}",
+                    metadata["namespace"].as_str().unwrap_or("-"),
+                    metadata["name"].as_str().unwrap_or("?")
+                );
+                if name != "Secret isthmus-system/isthmus-push-tls" {
+                    state.insert(name, self.essence(kind, object.clone()));
+                }
+            }
+        }
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        let versions: BTreeMap<String, String> = pods
+            .iter()
+            .map(|(key, pod)| (format!("{}/{}", key.namespace, key.name), pod.snapshot().version().to_string()))
+            .collect();
+        state.insert("versions".to_owned(), json!(versions));
+        Value::Object(state)
+    }
+
+    fn essence(&self, kind: &str, mut object: Value) -> Value {
+        let made =
+            ["ServiceAccount", "ConfigMap", "Deployment"].contains(&kind) || object["metadata"]["ownerReferences"].is_array();
+        if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+            for field in ["resourceVersion", "uid", "creationTimestamp"] {
+                metadata.remove(field);
+            }
+            if made {
+                metadata.remove("generation");
+            }
+            if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+                annotations.remove("isthmus.dev/applied");
+            }
+            for owner in metadata.get_mut("ownerReferences").and_then(Value::as_array_mut).into_iter().flatten() {
+                let owns = |one: &Value| one["metadata"]["uid"] == owner["uid"] && one["metadata"]["name"] == owner["name"];
+                let lives = self.server.list(owner["kind"].as_str().unwrap_or_default()).iter().any(owns);
+                owner["uid"] = json!(if lives { "lives" } else { "is gone" });
+            }
+        }
+        if let Some(Value::Object(spec)) = object.get_mut("spec") {
+            for field in ["clusterIP", "clusterIPs"] {
+                spec.remove(field);
+            }
+            if kind == "Service" {
+                spec.get_mut("ports")
+                    .and_then(Value::as_array_mut)
+                    .into_iter()
+                    .flatten()
+                    .for_each(|port| port["nodePort"] = json!(0));
+            }
+        }
+        if !object["data"]["ca.crt"].is_null() {
+            object["data"]["ca.crt"] = json!("a bundle");
+        }
+        without_times(&mut object);
+        object
+    }
+
+    /// Waits until the state is this one and stays so for a moment.
+    pub(super) async fn expect(&self, what: &str, expected: &Value, patience: Duration) {
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut equal = 0;
+        while equal < 5 {
+            let state = self.state();
+            equal = if state == *expected { equal + 1 } else { 0 };
+            if tokio::time::Instant::now() >= deadline && equal == 0 {
+                let calls = self.server.calls(&super::writes());
+                let last: Vec<String> = calls.iter().rev().take(15).rev().map(ToString::to_string).collect();
+                panic!(
+                    "{what}: after {patience:?}\n{}\nlast writes:\n{}",
+                    difference(expected, &state).join("\n"),
+                    last.join("\n")
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+    }
+
+    /// Waits until nothing has changed for `calm`, and says what is there then.
+    pub(super) async fn settled(&self, calm: Duration, patience: Duration) -> Value {
+        let deadline = tokio::time::Instant::now() + patience;
+        let (mut state, mut since) = (self.state(), tokio::time::Instant::now());
+        while since.elapsed() < calm {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "it goes on and on: {:?}",
+                self.server.calls(&super::writes()).last()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let now = self.state();
+            if now != state {
+                (state, since) = (now, tokio::time::Instant::now());
+            }
+        }
+        state
+    }
+
+    /// The conditions of an object in one line: `Accepted=True/Accepted ..`; of a route those for its first parent.
+    pub(super) fn conditions(&self, kind: &str, name: &str) -> String {
+        let Some(object) = self.server.get(kind, name) else { return "absent".to_owned() };
+        let status = &object["status"];
+        let list = if status["parents"].is_array() { &status["parents"][0]["conditions"] } else { &status["conditions"] };
+        let text = |condition: &Value| {
+            let word = |field: &str| condition[field].as_str().unwrap_or("?").to_owned();
+            format!("{}={}/{}", word("type"), word("status"), word("reason"))
+        };
+        list.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.cluster.abort();
+    }
+}
+
+impl Controller {
+    /// Ends it as SIGTERM does.
+    pub(super) async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop.send(()).unwrap();
+        }
+        (&mut self.task).await.unwrap();
+    }
+
+    /// Ends it as SIGKILL does: in the middle of everything.
+    pub(super) async fn kill(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        !self.task.is_finished()
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An election that a test can wait for.
+pub(super) fn quick() -> Election {
+    Election { duration: Duration::from_secs(1), renew: Duration::from_millis(250), retry: Duration::from_millis(50) }
+}
+
+/// Kinds that a state is made of.
+const KINDS: [&str; 15] = [
+    "ConfigMap",
+    "Deployment",
+    "EndpointSlice",
+    "GRPCRoute",
+    "Gateway",
+    "GatewayClass",
+    "GatewayParameters",
+    "HTTPRoute",
+    "HorizontalPodAutoscaler",
+    "ListenerSet",
+    "PodDisruptionBudget",
+    "ReferenceGrant",
+    "Secret",
+    "Service",
+    "ServiceAccount",
+];
+
+fn without_times(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            object.remove("lastTransitionTime");
+            object.values_mut().for_each(without_times);
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_times),
+        _ => {}
+    }
+}
+
+/// Where two values differ, at most a few places.
+pub(super) fn difference(expected: &Value, found: &Value) -> Vec<String> {
+    let mut places = Vec::new();
+    compare(expected, found, String::new(), &mut places);
+    places.truncate(12);
+    places
+}
+
+fn compare(expected: &Value, found: &Value, path: String, places: &mut Vec<String>) {
+    match (expected, found) {
+        (Value::Object(a), Value::Object(b)) => {
+            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
+            keys.sort();
+            keys.dedup();
+            for key in keys {
+                let (a, b) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
+                compare(a, b, format!("{path}.{key}"), places);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (index, (a, b)) in a.iter().zip(b).enumerate() {
+                compare(a, b, format!("{path}[{index}]"), places);
+            }
+        }
+        _ if expected != found => {
+            let short = |value: &Value| value.to_string().chars().take(300).collect::<String>();
+            places.push(format!("{path}: expected {}, found {}", short(expected), short(found)));
+        }
+        _ => {}
+    }
+}
