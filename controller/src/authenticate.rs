@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use isthmus_api::core::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use isthmus_push::server::{Authenticate, Denied, Identity};
-use kube::api::{Api, PostParams};
 use kube::Client;
+use kube::api::{Api, PostParams};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 

@@ -46,7 +46,8 @@ struct Crd {
 }
 
 impl Bundle {
-    /// The API version in which to read and write a kind; none if the cluster does not have it. Kinds that need no CRD are always there.
+    /// The API version in which to read and write a kind; none if the cluster does not have it. Kinds that need no CRD are
+    /// always there.
     pub fn version_of(&self, kind: Kind) -> Option<&'static str> {
         if has_crd(kind) { self.versions.get(&kind).copied() } else { kind.versions().first().copied() }
     }
@@ -116,8 +117,8 @@ impl Bundle {
     }
 }
 
-/// Reads the CRDs, and then again each `period`, until the receivers are gone. Returns after the first answer; while the API server
-/// gives none, it is asked again.
+/// Reads the CRDs, and then again each `period`, until the receivers are gone. Returns after the first answer; while the API
+/// server gives none, it is asked again.
 pub async fn follow(client: Client, period: Duration) -> watch::Receiver<Arc<Bundle>> {
     let mut crds = BTreeMap::new();
     let bundle = loop {

@@ -1,8 +1,8 @@
 //! Which of the replicas leads: a Lease that one of them holds.
 //!
-//! A Lease is only ever replaced as it was read (its `resourceVersion` is in the PUT), so of two candidates that see it free one gets it. Whether
-//! the holder has lost it is judged by how long the Lease has not changed on our own clock, never by comparing clocks. And the holder stops
-//! leading, by its own clock and before anybody else can begin, when it could not renew.
+//! A Lease is only ever replaced as it was read (its `resourceVersion` is in the PUT), so of two candidates that see it free
+//! one gets it. Whether the holder has lost it is judged by how long the Lease has not changed on our own clock, never by
+//! comparing clocks. And the holder stops leading, by its own clock and before anybody else can begin, when it could not renew.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -59,8 +59,8 @@ impl Options {
     }
 }
 
-/// Takes part in the election until `shutdown`. Then the role becomes [`Role::Follower`] and, after whoever leads had a moment to stop, the
-/// Lease is given back, so that another replica leads within [`Options::retry`].
+/// Takes part in the election until `shutdown`. Then the role becomes [`Role::Follower`] and, after whoever leads had a moment
+/// to stop, the Lease is given back, so that another replica leads within [`Options::retry`].
 pub async fn run(client: Client, options: Options, role: watch::Sender<Role>, shutdown: impl Future<Output = ()> + Send) {
     let mut election = Election {
         leases: Api::namespaced(client, &options.namespace),
@@ -131,7 +131,8 @@ impl Election {
         let Some(lease) = self.leases.get_opt(&self.options.name).await? else {
             let lease =
                 Lease { metadata: ObjectMeta { name: Some(self.options.name.clone()), ..ObjectMeta::default() }, spec: None };
-            let created = self.leases.create(&PostParams::default(), &self.claimed(lease)).await;
+            let claimed = self.claimed(lease);
+            let created = self.write(&claimed).await;
             return self.claim_ended(created, started);
         };
         let holder = holder(&lease).to_owned();
@@ -142,8 +143,26 @@ impl Election {
             return Ok(true);
         }
         let claimed = self.claimed(lease);
-        let replaced = self.leases.replace(&self.options.name, &PostParams::default(), &claimed).await;
+        let replaced = self.write(&claimed).await;
         self.claim_ended(replaced, started)
+    }
+
+    /// Creates or replaces the Lease. What failed is tried again as it was, which is safe because it names the version that it
+    /// replaces: an API server that fails every second call must not fail every write.
+    async fn write(&self, lease: &Lease) -> kube::Result<Lease> {
+        let params = PostParams::default();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let written = match lease.metadata.resource_version {
+                Some(_) => self.leases.replace(&self.options.name, &params, lease).await,
+                None => self.leases.create(&params, lease).await,
+            };
+            match written {
+                Err(error) if fault::code(&error) != Some(409) && tries < 2 => {}
+                written => return written,
+            }
+        }
     }
 
     fn claim_ended(&mut self, result: kube::Result<Lease>, started: Instant) -> kube::Result<bool> {
@@ -195,8 +214,8 @@ impl Election {
         now.saturating_duration_since(*since) >= duration
     }
 
-    /// We hold the Lease since a request that began at `started`. Others count its duration from when they see it, which is later; a fifth of
-    /// it is left for clocks that run at different speeds and for what is under way when we stop.
+    /// We hold the Lease since a request that began at `started`. Others count its duration from when they see it, which is
+    /// later; a fifth of it is left for clocks that run at different speeds and for what is under way when we stop.
     fn lead(&mut self, started: Instant) {
         self.until = Some(started + self.options.duration.mul_f64(0.8));
         if self.role.send_if_modified(|role| std::mem::replace(role, Role::Leader) != Role::Leader) {

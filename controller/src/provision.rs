@@ -113,9 +113,8 @@ impl Drop for Provisioner {
 /// Gateways that are there, but are now another controller's: their class exists and names it. A class that is gone releases nothing,
 /// since it may come back.
 pub fn released(objects: &Objects) -> BTreeSet<GatewayKey> {
-    let others = |class: &str| {
-        objects.gateway_classes.get(class).is_some_and(|class| class.spec.controller_name != CONTROLLER_NAME)
-    };
+    let others =
+        |class: &str| objects.gateway_classes.get(class).is_some_and(|class| class.spec.controller_name != CONTROLLER_NAME);
     let released = objects.gateways.iter().filter(|(_, gateway)| others(&gateway.spec.gateway_class_name));
     released.map(|(name, _)| GatewayKey { namespace: name.namespace.clone(), name: name.name.clone() }).collect()
 }

@@ -1,7 +1,8 @@
 //! Statuses -> the API server.
 //!
-//! [`Writer::publish`] takes what `translate` says of every object; the watch fills [`Seen`] with what the objects say. Where the two differ,
-//! one task writes the difference ([`merge`]), a few objects at a time, the newest state of each. Only the leader writes.
+//! [`Writer::publish`] takes what `translate` says of every object; the watch fills [`Seen`] with what the objects say. Where
+//! the two differ, one task writes the difference ([`merge`]), a few objects at a time, the newest state of each. Only the
+//! leader writes.
 
 mod merge;
 mod queue;
@@ -95,9 +96,9 @@ impl Writer {
         Self { shared, task }
     }
 
-    /// Says what the statuses are to be. Never waits; the newest call wins. `objects` are those that were translated: a status gets onto
-    /// no other object of the same name, and a route among them that has no status of ours loses what we wrote earlier. So nothing may
-    /// be published before everything was listed.
+    /// Says what the statuses are to be. Never waits; the newest call wins. `objects` are those that were translated: a status
+    /// gets onto no other object of the same name, and a route among them that has no status of ours loses what we wrote
+    /// earlier. So nothing may be published before everything was listed.
     pub fn publish(&self, statuses: Statuses, objects: &Objects) {
         if self.shared.wanted().publish(statuses, objects) {
             self.shared.busy.send_replace(true);
@@ -105,8 +106,8 @@ impl Writer {
         }
     }
 
-    /// Waits until all that was published is written, or given up. Cancel safe. While we do not lead, nothing is written and there is nothing to
-    /// wait for.
+    /// Waits until all that was published is written, or given up. Cancel safe. While we do not lead, nothing is written and
+    /// there is nothing to wait for.
     pub async fn idle(&self) {
         // The sender lives as long as `self`.
         let _ = self.shared.busy.subscribe().wait_for(|busy| !busy).await;
@@ -198,7 +199,8 @@ async fn run(shared: Arc<Shared>, mut role: watch::Receiver<Role>) {
             Some(ended) = writes.join_next_with_id() => {
                 let id = ended.as_ref().map_or_else(tokio::task::JoinError::id, |(id, _)| *id);
                 let Some(object) = objects.remove(&id) else { continue };
-                let outcome = ended.map_or_else(|error| Outcome::Failed { fault: error.to_string(), after: None }, |(_, outcome)| outcome);
+                let panicked = |error: tokio::task::JoinError| Outcome::Failed { fault: error.to_string(), after: None };
+                let outcome = ended.map_or_else(panicked, |(_, outcome)| outcome);
                 match outcome {
                     Outcome::Done => {
                         queue.done(&object);
@@ -326,7 +328,8 @@ impl Shared {
         self.seen.observe(object, answer, answer.get("status").unwrap_or(&Value::Null), false);
     }
 
-    /// If the API server took a status but does not say it, it knows a field less than we do, and would get the same write for ever.
+    /// If the API server took a status but does not say it, it knows a field less than we do, and would get the same write for
+    /// ever.
     fn note_if_futile(&self, object: &ObjectRef, sent: &StatusPatch) {
         let again = self.patch(object).filter(|again| again.wanted == sent.wanted);
         let mut futile = self.futile();

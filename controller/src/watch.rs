@@ -1,8 +1,8 @@
 //! API server -> a stream of changes.
 //!
-//! Each kind is listed and followed by a task of its own ([`stream`]); objects are decoded by `isthmus_api` alone. Secrets and ConfigMaps
-//! are read only where something refers to them ([`referred`]). Whatever fails is tried again for ever; the changes that come out
-//! bring a store to the API server's state, whatever was lost, doubled or out of order on the way ([`known`]).
+//! Each kind is listed and followed by a task of its own ([`stream`]); objects are decoded by `isthmus_api` alone. Secrets and
+//! ConfigMaps are read only where something refers to them ([`referred`]). Whatever fails is tried again for ever; the changes
+//! that come out bring a store to the API server's state, whatever was lost, doubled or out of order on the way ([`known`]).
 
 pub(crate) mod fault;
 mod full;

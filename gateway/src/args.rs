@@ -13,7 +13,7 @@ use isthmus_routing::snapshot::{ModelVersion, Models};
 /// The data plane of one Gateway, fed by the Isthmus controller.
 ///
 /// The controller that made this pod sets all of it; a drain (--lame-duck, then --drain) has to fit into the pod's
-/// terminationGracePeriodSeconds: with the defaults 60 s.
+/// terminationGracePeriodSeconds: with the defaults 40 s.
 #[derive(Debug, Parser)]
 #[command(name = "isthmus-gateway", version)]
 pub(crate) struct Args {
@@ -50,11 +50,11 @@ pub(crate) struct Args {
     pub(crate) threads: Option<u16>,
 
     /// After SIGTERM: how many seconds to go on accepting while /readyz says no, so that Services and load balancers notice first.
-    #[arg(long, env = "ISTHMUS_LAME_DUCK", value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    #[arg(long, env = "ISTHMUS_LAME_DUCK", value_name = "SECONDS", default_value = "6", value_parser = parse_seconds)]
     pub(crate) lame_duck: Duration,
 
     /// After SIGTERM: how many seconds until what is left is cut, lame duck included.
-    #[arg(long, env = "ISTHMUS_DRAIN", value_name = "SECONDS", default_value = "50", value_parser = parse_seconds)]
+    #[arg(long, env = "ISTHMUS_DRAIN", value_name = "SECONDS", default_value = "34", value_parser = parse_seconds)]
     pub(crate) drain: Duration,
 
     /// The pod's addresses: their families are listened on where a Gateway names no address. Default: all families that there are.
@@ -147,8 +147,8 @@ mod tests {
     #[test]
     fn defaults_are_a_pods() {
         let args = parse("--controller isthmus-controller.isthmus-system:15410").unwrap();
-        assert_eq!((args.lame_duck, args.drain), (Duration::from_secs(10), Duration::from_secs(50)));
-        assert!(args.drain < Duration::from_secs(60) && args.lame_duck < args.drain, "it fits into the pod's grace");
+        assert_eq!((args.lame_duck, args.drain), (Duration::from_secs(6), Duration::from_secs(34)));
+        assert!(args.drain < Duration::from_secs(40) && args.lame_duck < args.drain, "it fits into the pod's grace");
         assert_eq!((args.access_log, args.admin), (AccessLog::Stdout, None));
     }
 

@@ -212,7 +212,7 @@ impl ApiServer {
     pub fn apply(&self, object: Value) {
         let mut store = lock(&self.shared.store);
         let what = format!("{} {}", object["kind"], object["metadata"]["name"]);
-        let resource = kinds::of(&store, &object).unwrap_or_else(|| panic!("{what}: the kind is not served"));
+        let resource = kinds::of(&store, &object).cloned().unwrap_or_else(|| panic!("{what}: the kind is not served"));
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if resource.namespaced && find(&store, "Namespace", &namespace).1.is_none() {
@@ -242,22 +242,25 @@ impl ApiServer {
 
     /// Changes an object by a merge patch.
     pub fn patch(&self, kind: &str, name: &str, patch: Value) {
-        self.merge(kind, name, patch, false);
+        self.merge(kind, name, patch, false).unwrap_or_else(|refusal| panic!("{kind} {name}: {}", refusal.message));
     }
 
     /// Changes the status of an object by a merge patch of the object: `{"status": {..}}`.
-    pub fn patch_status(&self, kind: &str, name: &str, patch: Value) {
-        self.merge(kind, name, patch, true);
+    ///
+    /// # Errors
+    /// When the object is not there, which those who play another controller cannot know.
+    pub fn patch_status(&self, kind: &str, name: &str, patch: Value) -> Result<(), Refusal> {
+        self.merge(kind, name, patch, true)
     }
 
-    fn merge(&self, kind: &str, name: &str, patch: Value, status: bool) {
+    fn merge(&self, kind: &str, name: &str, patch: Value, status: bool) -> Result<(), Refusal> {
         let mut store = lock(&self.shared.store);
         let (resource, _) = find(&store, kind, name);
         let (namespace, short) = name.split_once('/').unwrap_or(("", name));
         let ask = Ask { status: status && resource.status, ..ask(&resource, namespace, short) };
-        write::patch(&mut store, &ask, write::PatchKind::Merge, patch)
-            .unwrap_or_else(|refusal| panic!("{kind} {name}: {}", refusal.message));
+        let written = write::patch(&mut store, &ask, write::PatchKind::Merge, patch);
         self.shared.changed.send_replace(());
+        written.map(|_| ())
     }
 
     /// Deletes an object, if it is there.
@@ -308,8 +311,8 @@ impl ApiServer {
 
 /// The resource of a kind, and the object of it with this name.
 fn find(store: &Store, kind: &str, name: &str) -> (Resource, Option<Arc<Value>>) {
-    let resource = kinds::served(store).into_iter().find(|one| one.kind == kind);
-    let resource = resource.unwrap_or_else(|| panic!("{kind}: the kind is not served"));
+    let resource = store.served().iter().find(|one| one.kind == kind);
+    let resource = resource.cloned().unwrap_or_else(|| panic!("{kind}: the kind is not served"));
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
     let object = store.get(&resource.key(namespace, name)).map(|stored| Arc::clone(&stored.object));
     (resource, object)

@@ -1,9 +1,9 @@
-//! `./dev bench`: what a request costs.
+//! `./dev bench`: what a request costs, and how long a route takes.
 
 mod edge;
 
 use crate::fault::Fault;
-use crate::{process, workspace};
+use crate::{cluster_tests, process, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -19,6 +19,8 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         flags: Vec<String>,
     },
+    /// A cluster: from the API server accepting an HTTPRoute to the first 200 through the gateway, 200 times.
+    Propagation,
     /// The match function at 10 to 100,000 routes, and translation of 10,000 HTTPRoutes.
     Routes,
 }
@@ -26,6 +28,7 @@ enum What {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
     match &arguments.what {
         What::Edge { flags } => edge::run(flags),
+        What::Propagation => cluster_tests::propagation(),
         What::Routes => {
             process::run(&mut workspace::cargo(&[
                 "run",

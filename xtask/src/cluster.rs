@@ -22,7 +22,7 @@ use std::process::Command;
 use crate::cluster::binaries::Binaries;
 use crate::cluster::clock::Clock;
 use crate::fault::Fault;
-use crate::process;
+use crate::{cluster_tests, process, workspace};
 
 pub(crate) use crate::cluster::place::POOLS;
 
@@ -39,6 +39,8 @@ enum What {
         /// Only the cluster itself, with DNS.
         #[arg(long)]
         bare: bool,
+        #[command(flatten)]
+        install: install::Arguments,
     },
     /// End it and leave nothing behind.
     Down,
@@ -48,6 +50,8 @@ enum What {
     Images,
     /// Install the Gateway API's CRDs and the Helm chart, or upgrade to what the project has now.
     Install(install::Arguments),
+    /// Tests on it, with what the project has now.
+    Test(cluster_tests::Arguments),
     /// The cluster's own kubectl, with its kubeconfig.
     Kubectl {
         /// What kubectl takes.
@@ -58,8 +62,8 @@ enum What {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
     match &arguments.what {
-        What::Up { bare } => {
-            let cluster = if *bare { Cluster::bare()? } else { Cluster::up()? };
+        What::Up { bare, install } => {
+            let cluster = if *bare { Cluster::bare()? } else { Cluster::up_with(install)? };
             cluster.describe();
             Ok(())
         }
@@ -67,6 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
         What::Status => Cluster::running()?.status(),
         What::Images => Cluster::running()?.images(),
         What::Install(arguments) => Cluster::running()?.install(arguments),
+        What::Test(arguments) => cluster_tests::run(arguments),
         What::Kubectl { arguments } => {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             process::run(&mut Cluster::running()?.kubectl(&arguments))
@@ -103,12 +108,16 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Makes the cluster if it is not there, installs the Gateway API, our images and the chart. Twice is the same as once.
     pub(crate) fn up() -> Result<Self, Fault> {
+        Self::up_with(&install::Arguments::default())
+    }
+
+    fn up_with(arguments: &install::Arguments) -> Result<Self, Fault> {
         let cluster = Self::bare()?;
         let clock = Clock::start();
         if cluster.ours {
             clock.step("our images", || cluster.images())?;
         }
-        clock.step("Gateway API and chart", || cluster.install(&install::Arguments::default()))?;
+        clock.step("Gateway API and chart", || cluster.install(arguments))?;
         clock.sum("Isthmus");
         Ok(cluster)
     }
@@ -169,17 +178,23 @@ impl Cluster {
         if self.ours {
             return images::import(&self.binaries, archive);
         }
+        let (kubeconfig, archive) = (self.kubeconfig.display(), archive.display());
         Err(Fault::said(format!(
-            "images reach the cluster of {} only through its own means, such as a registry or `kind load image-archive {}`",
-            self.kubeconfig.display(),
-            archive.display()
+            "images reach the cluster of {kubeconfig} only by its own means, such as a registry or `kind load image-archive {archive}`"
         )))
     }
 
     /// Builds our images and hands them to the node; what runs older ones is started anew.
     pub(crate) fn images(&self) -> Result<(), Fault> {
         let archives = images::of_project()?;
-        let known = |name| if self.ours { images::known(&self.binaries, name) } else { Ok(String::new()) };
+        if !self.ours {
+            println!(
+                "Images of this tree, for a registry or `kind load image-archive`; then `install --set image.tag=dev,gateway.image.tag=dev`:"
+            );
+            archives.iter().for_each(|archive| println!("  {}", archive.display()));
+            return Ok(());
+        }
+        let known = |name| images::known(&self.binaries, name);
         let before = [known(place::CONTROLLER)?, known(place::GATEWAY)?];
         archives.iter().try_for_each(|archive| self.import(archive))?;
         if before == [known(place::CONTROLLER)?, known(place::GATEWAY)?] {
@@ -227,6 +242,7 @@ impl Cluster {
 fn elsewhere() -> Option<PathBuf> {
     let named =
         ["ISTHMUS_KUBECONFIG", "KUBECONFIG"].iter().find_map(|name| env::var_os(name).filter(|value| !value.is_empty()))?;
-    let named = PathBuf::from(named);
+    // Relative to where the user is; the variable may also list several files.
+    let named = if named.to_string_lossy().contains(':') { PathBuf::from(named) } else { workspace::caller().join(named) };
     (named != certificates::kubeconfig_path()).then_some(named)
 }

@@ -186,11 +186,17 @@ fn cluster() -> Result<Cluster, Fault> {
         Ok(cluster) if serves(&cluster) => cluster,
         _ => Cluster::up()?,
     };
+    self::images(&cluster)?;
+    accepted(&cluster, "120s")?;
+    Ok(cluster)
+}
+
+/// Hands upstream's images to a cluster of ours.
+pub(crate) fn images(cluster: &Cluster) -> Result<(), Fault> {
     if cluster.is_ours() {
         images::all()?.iter().try_for_each(|archive| cluster.import(archive))?;
     }
-    accepted(&cluster, "120s")?;
-    Ok(cluster)
+    Ok(())
 }
 
 fn accepted(cluster: &Cluster, patience: &str) -> Result<(), Fault> {

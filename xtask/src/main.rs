@@ -9,6 +9,7 @@ mod cache;
 mod chart;
 mod checks;
 mod cluster;
+mod cluster_tests;
 mod conformance;
 mod fault;
 mod go;
@@ -39,9 +40,10 @@ enum Command {
     Test(checks::Arguments),
     /// Drive the gateway with programs written elsewhere: all of them, or those that are named.
     Suites(suites::Arguments),
-    /// What a request costs beside other gateways (`edge`), and what finding its route costs (`routes`).
+    /// What a request costs beside other gateways (`edge`), what finding its route costs (`routes`), and how long a route takes to
+    /// the proxies of a cluster (`propagation`).
     Bench(bench::Arguments),
-    /// A real Kubernetes cluster on this machine, or on yours: `up`, `down`, `status`, `images`, `install`.
+    /// A real Kubernetes cluster on this machine, or on yours: `up`, `down`, `status`, `images`, `install`, `test`.
     Cluster(cluster::Arguments),
     /// What Helm makes of the chart.
     Chart(chart::Arguments),

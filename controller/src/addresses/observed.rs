@@ -103,9 +103,10 @@ fn cluster_ip(service: &Service) -> Found {
 
 fn node_port(key: &GatewayKey, given: &Infrastructure, service: &Service, objects: &Objects, nodes: &Nodes) -> Found {
     let spec = service.spec.as_ref();
-    let ports = spec.iter().flat_map(|spec| spec.ports.iter().flatten()).filter(|port| {
-        u16::try_from(port.port).is_ok_and(|port| given.ports.contains(&port))
-    });
+    let ports = spec
+        .iter()
+        .flat_map(|spec| spec.ports.iter().flatten())
+        .filter(|port| u16::try_from(port.port).is_ok_and(|port| given.ports.contains(&port)));
     let pairs: Vec<_> = ports.filter_map(|port| Some(format!("{} is {}", port.port, port.node_port?))).collect();
     let local = given.parameters.service.as_ref().and_then(|service| service.external_traffic_policy)
         == Some(ExternalTrafficPolicy::Local);

@@ -14,13 +14,16 @@ pub(super) struct Pool {
 
 /// A text that is no pool.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("addressPools: `{0}` is no prefix like `192.0.2.0/28` and no range like `192.0.2.10-192.0.2.20`; correct the GatewayParameters")]
+#[error(
+    "addressPools: `{0}` is no prefix like `192.0.2.0/28` and no range like `192.0.2.10-192.0.2.20`; correct the GatewayParameters"
+)]
 pub(super) struct InvalidPool(String);
 
 impl FromStr for Pool {
     type Err = InvalidPool;
 
-    /// A prefix (of IPv4 without its network and broadcast addresses), a range, or one address.
+    /// A prefix without its network address (of IPv6 it is that of any router, RFC 4291) and its IPv4 broadcast address; a range; or one
+    /// address.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidPool(text.to_owned());
         if let Some((first, last)) = text.split_once('-') {
@@ -33,9 +36,12 @@ impl FromStr for Pool {
         }
         let prefix: IpNet = text.parse().map_err(|_| invalid())?;
         let (first, last) = (number(prefix.network()), number(prefix.broadcast()));
-        let margin = u128::from(prefix.addr().is_ipv4() && prefix.prefix_len() < 31);
-        let address = |number| address(number, prefix.addr().is_ipv4());
-        Ok(Self { first: address(first + margin), last: address(last - margin) })
+        let ipv4 = prefix.addr().is_ipv4();
+        let address = |number| address(number, ipv4);
+        // A prefix for two hosts or one has neither (RFC 3021, RFC 6164).
+        let (is_network, is_broadcast) = (prefix.prefix_len() < prefix.max_prefix_len() - 1, ipv4);
+        let last = last - u128::from(is_network && is_broadcast);
+        Ok(Self { first: address(first + u128::from(is_network)), last: address(last) })
     }
 }
 
@@ -83,9 +89,10 @@ mod tests {
             ("0.0.0.0/0", Some(("0.0.0.1", "255.255.255.254"))),
             ("192.0.2.7", Some(("192.0.2.7", "192.0.2.7"))),
             ("192.0.2.10-192.0.2.20", Some(("192.0.2.10", "192.0.2.20"))),
-            ("2001:db8::/126", Some(("2001:db8::", "2001:db8::3"))),
+            ("2001:db8::/126", Some(("2001:db8::1", "2001:db8::3"))),
+            ("2001:db8::/127", Some(("2001:db8::", "2001:db8::1"))),
             ("2001:db8::1-2001:db8::9", Some(("2001:db8::1", "2001:db8::9"))),
-            ("::/0", Some(("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))),
+            ("::/0", Some(("::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))),
             ("192.0.2.20-192.0.2.10", None),
             ("192.0.2.1-2001:db8::1", None),
             ("192.0.2.0/33", None),
@@ -101,8 +108,8 @@ mod tests {
     #[test]
     fn the_lowest_free_address_of_a_large_pool_is_found_at_once() {
         let pool: Pool = "2001:db8::/32".parse().unwrap();
-        let first: IpAddr = "2001:db8::".parse().unwrap();
-        assert_eq!(pool.lowest(|ip| ip != first), Some("2001:db8::1".parse().unwrap()));
+        let first: IpAddr = "2001:db8::1".parse().unwrap();
+        assert_eq!(pool.lowest(|ip| ip != first), Some("2001:db8::2".parse().unwrap()));
         let one: Pool = "192.0.2.1".parse().unwrap();
         assert_eq!(one.lowest(|_| false), None);
         assert!(one.contains("192.0.2.1".parse().unwrap()));

@@ -1,7 +1,7 @@
 //! Addresses from pools.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use isthmus_api::{NamespacedName, Service};
@@ -75,10 +75,10 @@ impl<'a> Candidate<'a> {
         self.pools.iter().any(|pool| pool.contains(ip))
     }
 
-    /// Whether its Service has the address's IP family; as long as there is none, it may have.
-    fn has_family(&self, ip: IpAddr) -> bool {
+    /// Whether its Service has the IP family; as long as there is none, it may have.
+    fn has_family(&self, ipv4: bool) -> bool {
         let families = self.service.and_then(|service| service.spec.as_ref()?.ip_families.as_ref());
-        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let family = if ipv4 { "IPv4" } else { "IPv6" };
         families.is_none_or(|families| families.is_empty() || families.iter().any(|own| own == family))
     }
 }
@@ -97,7 +97,8 @@ pub(super) fn assign(candidates: &[Candidate<'_>], taken: &BTreeMap<IpAddr, Stri
     // What a Service's status says and its Gateway does not keep is given to nobody before the status says so no longer.
     for candidate in &candidates {
         for ip in &candidate.recorded {
-            let leaving = || Holder::Other(format!("Gateway {}/{}, which gives it back", candidate.key.namespace, candidate.key.name));
+            let leaving =
+                || Holder::Other(format!("Gateway {}/{}, which gives it back", candidate.key.namespace, candidate.key.name));
             holders.entry(*ip).or_insert_with(leaving);
         }
     }
@@ -122,7 +123,7 @@ fn keep(candidate: &Candidate<'_>, holders: &mut Holders, own: &mut Vec<IpAddr>)
     for ip in candidate.recorded.iter().chain(&candidate.held).copied() {
         let wanted = candidate.asks_for(ip)
             || takes_any(candidate.given) && !own.iter().any(|kept| kept.is_ipv4() == ip.is_ipv4() && !candidate.asks_for(*kept));
-        if wanted && candidate.in_pool(ip) && candidate.has_family(ip) && !holders.contains_key(&ip) {
+        if wanted && candidate.in_pool(ip) && candidate.has_family(ip.is_ipv4()) && !holders.contains_key(&ip) {
             holders.insert(ip, Holder::Gateway(candidate.key.clone()));
             own.push(ip);
         }
@@ -147,8 +148,10 @@ fn demand(candidate: &Candidate<'_>, holders: &mut Holders, own: &mut Vec<IpAddr
                 Some(format!("{ip} is in use by Gateway {}/{}; ask for another", other.namespace, other.name))
             }
             Some(Holder::Other(whose)) => Some(format!("{ip} is in use by {whose}; ask for another")),
-            None if !candidate.in_pool(ip) => Some(format!("{ip} is not in an address pool of the GatewayClass; ask for one that is")),
-            None if !candidate.has_family(ip) => Some(format!("{ip} is of an IP family that the Service does not have")),
+            None if !candidate.in_pool(ip) => {
+                Some(format!("{ip} is not in an address pool of the GatewayClass; ask for one that is"))
+            }
+            None if !candidate.has_family(ip.is_ipv4()) => Some(format!("{ip} is of an IP family that the Service does not have")),
             None => None,
         };
         match fault {
@@ -168,16 +171,18 @@ fn fill(candidate: &Candidate<'_>, holders: &mut Holders, own: &mut Vec<IpAddr>,
     }
     for ipv4 in [true, false] {
         let mut pools = candidate.pools.iter().filter(|pool| pool.is_ipv4() == ipv4).peekable();
-        if pools.peek().is_none() || own.iter().any(|ip| ip.is_ipv4() == ipv4 && !candidate.asks_for(*ip)) {
+        let has_one = own.iter().any(|ip| ip.is_ipv4() == ipv4 && !candidate.asks_for(*ip));
+        if pools.peek().is_none() || has_one || !candidate.has_family(ipv4) {
             continue;
         }
-        let is_free = |ip| candidate.has_family(ip) && !holders.contains_key(&ip);
+        let is_free = |ip| !holders.contains_key(&ip);
         match pools.find_map(|pool| pool.lowest(is_free)) {
             Some(ip) => {
                 holders.insert(ip, Holder::Gateway(candidate.key.clone()));
                 own.push(ip);
             }
-            None => faults.push(format!("no {} address is free in the address pools; enlarge them", if ipv4 { "IPv4" } else { "IPv6" })),
+            None => faults
+                .push(format!("no {} address is free in the address pools; enlarge them", if ipv4 { "IPv4" } else { "IPv6" })),
         }
     }
 }

@@ -9,8 +9,8 @@ use futures_util::{StreamExt, stream};
 use isthmus_api::{NamespacedName, Service};
 use isthmus_push::server::Role;
 use isthmus_routing::GatewayKey;
-use kube::api::{Api, Patch, PatchParams};
 use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -141,7 +141,8 @@ async fn write(client: Client, record: Record) -> (Record, Result<(), kube::Erro
             Ok(current) => current,
             Err(error) => return (record, Err(error)),
         };
-        let same = |service: &Service| service.metadata.uid.as_deref() == Some(&record.uid) && ingress_ips(service) == record.seen;
+        let same =
+            |service: &Service| service.metadata.uid.as_deref() == Some(&record.uid) && ingress_ips(service) == record.seen;
         match current.filter(same).and_then(|service| service.metadata.resource_version) {
             Some(newer) if newer != version => version = newer,
             // Judged anew when the watch brings it.

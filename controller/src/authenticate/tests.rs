@@ -29,7 +29,9 @@ fn server(status: Value) -> Server {
     Server::new(move |call| {
         assert_eq!((call.method.as_str(), call.path.as_str()), ("POST", "/apis/authentication.k8s.io/v1/tokenreviews"));
         assert_eq!(call.body["spec"]["audiences"], json!([AUDIENCE]));
-        Answer::json(json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": call.body["spec"], "status": status}))
+        Answer::json(
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": call.body["spec"], "status": status}),
+        )
     })
 }
 

@@ -155,8 +155,7 @@ pub(super) fn is_trusted(ca: &str, chain: &str, now: UnixTime) -> bool {
 }
 
 fn der(entry: &'static str, pem: &str) -> Result<CertificateDer<'static>, Malformed> {
-    CertificateDer::from_pem_slice(pem.as_bytes())
-        .map_err(|error| Malformed::Unreadable { entry, why: error.to_string() })
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| Malformed::Unreadable { entry, why: error.to_string() })
 }
 
 fn parsed<'d>(entry: &'static str, der: &'d CertificateDer<'_>) -> Result<X509Certificate<'d>, Malformed> {

@@ -31,7 +31,12 @@ struct Keeper {
     sender: watch::Sender<Option<Arc<Material>>>,
 }
 
-pub(super) async fn run(client: Client, namespace: String, mut role: watch::Receiver<Role>, sender: watch::Sender<Option<Arc<Material>>>) {
+pub(super) async fn run(
+    client: Client,
+    namespace: String,
+    mut role: watch::Receiver<Role>,
+    sender: watch::Sender<Option<Arc<Material>>>,
+) {
     let secrets = Api::namespaced(client, &namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={SECRET}"));
     let events = watcher(secrets.clone(), config).default_backoff().into_stream();
@@ -111,11 +116,12 @@ impl Keeper {
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let data = plan.content.entries().into_iter().map(|(entry, bytes)| (entry, ByteString(bytes))).collect();
         let written = match self.held.clone().flatten() {
-            Some(held) => self.secrets.replace(SECRET, &parameters, &Secret { data: Some(data), string_data: None, ..held }).await,
+            Some(held) => {
+                self.secrets.replace(SECRET, &parameters, &Secret { data: Some(data), string_data: None, ..held }).await
+            }
             None => {
                 let labels = [(names::MANAGED_BY.0.to_owned(), names::MANAGED_BY.1.to_owned())];
-                let metadata =
-                    ObjectMeta { name: Some(SECRET.to_owned()), labels: Some(labels.into()), ..ObjectMeta::default() };
+                let metadata = ObjectMeta { name: Some(SECRET.to_owned()), labels: Some(labels.into()), ..ObjectMeta::default() };
                 self.secrets.create(&parameters, &Secret { metadata, data: Some(data), ..Secret::default() }).await
             }
         };

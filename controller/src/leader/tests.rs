@@ -19,6 +19,9 @@ struct Inner {
     version: u64,
     /// Replicas, by the client that asks, that get no answer.
     cut_off: Vec<&'static str>,
+    /// Every so many calls, one fails.
+    fails_each: Option<usize>,
+    calls: usize,
     /// Every holder there was, in order.
     holders: Vec<String>,
     conflicts: usize,
@@ -34,6 +37,10 @@ impl Leases {
         let mut inner = self.inner.lock().unwrap();
         if inner.cut_off.contains(&of) {
             return Answer::Silence;
+        }
+        inner.calls += 1;
+        if inner.fails_each.is_some_and(|each| inner.calls.is_multiple_of(each)) {
+            return Answer::status(500, "etcd");
         }
         match (call.method.as_str(), &inner.lease) {
             ("GET", Some(lease)) => return Answer::json(lease.clone()),
@@ -211,6 +218,20 @@ async fn an_api_server_that_fails_now_and_then_costs_no_leadership() {
         leases.cut_off("a", false);
         seconds(7).await;
         assert!(a.leads());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_fail_in_a_pattern_leave_a_leader() {
+    for each in 2..=5 {
+        let leases = Leases::default();
+        leases.inner.lock().unwrap().fails_each = Some(each);
+        let a = Replica::start(&leases, "a");
+        seconds(10).await;
+        for _ in 0..60 {
+            assert!(a.leads(), "each {each}");
+            seconds(1).await;
+        }
     }
 }
 

@@ -9,9 +9,7 @@ pub(super) fn contains(live: &Value, wanted: &Value) -> bool {
             Some(live) => contains(live, wanted),
             None => is_empty(wanted),
         }),
-        (Value::Array(live), Value::Array(wanted)) => {
-            wanted.iter().all(|wanted| live.iter().any(|live| contains(live, wanted)))
-        }
+        (Value::Array(live), Value::Array(wanted)) => wanted.iter().all(|wanted| live.iter().any(|live| contains(live, wanted))),
         (live, wanted) => live == wanted,
     }
 }

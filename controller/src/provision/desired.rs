@@ -144,7 +144,9 @@ fn fewest_pods(infrastructure: &Infrastructure) -> i32 {
 
 /// The fewest and the most pods.
 fn bounds(autoscaling: &Autoscaling) -> (i32, i32) {
-    let fewest = autoscaling.min_replicas.unwrap_or_else(|| autoscaling.max_replicas.unwrap_or(deployment::REPLICAS).min(deployment::REPLICAS));
+    let fewest = autoscaling
+        .min_replicas
+        .unwrap_or_else(|| autoscaling.max_replicas.unwrap_or(deployment::REPLICAS).min(deployment::REPLICAS));
     (fewest, autoscaling.max_replicas.unwrap_or(10).max(fewest))
 }
 
@@ -203,7 +205,11 @@ fn wanted(
 fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(fields) => Value::Object(
-            fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key, without_nulls(value))).collect::<Map<_, _>>(),
+            fields
+                .into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| (key, without_nulls(value)))
+                .collect::<Map<_, _>>(),
         ),
         Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
         other => other,

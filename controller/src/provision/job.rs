@@ -109,9 +109,10 @@ impl Job {
                 }
             }
         }
-        let surplus = self.live.iter().filter(|(kind, live)| {
-            self.wanted.iter().all(|wanted| wanted.kind != **kind) && is_surplus(&self.gateway, live)
-        });
+        let surplus = self
+            .live
+            .iter()
+            .filter(|(kind, live)| self.wanted.iter().all(|wanted| wanted.kind != **kind) && is_surplus(&self.gateway, live));
         for deleted in join_all(surplus.map(|(kind, live)| self.delete(*kind, live))).await {
             problems.extend(deleted.err());
         }

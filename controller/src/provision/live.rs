@@ -27,12 +27,12 @@ pub(super) struct Owner<'l> {
 impl Live {
     pub(super) fn read(mut object: DynamicObject) -> Self {
         let managed = object.metadata.managed_fields.take();
-        let applied = managed.into_iter().flatten().filter(|entry| {
-            entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
-        });
-        let owns_replicas = applied
-            .filter_map(|entry| entry.fields_v1)
-            .any(|fields| fields.0.pointer("/f:spec/f:replicas").is_some());
+        let applied = managed
+            .into_iter()
+            .flatten()
+            .filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply"));
+        let owns_replicas =
+            applied.filter_map(|entry| entry.fields_v1).any(|fields| fields.0.pointer("/f:spec/f:replicas").is_some());
         let name = NamespacedName::of(&object.metadata);
         let body = serde_json::to_value(object).unwrap_or_default();
         let own_replicas = body.pointer("/spec/replicas").and_then(Value::as_i64).filter(|_| owns_replicas);

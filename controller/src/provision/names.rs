@@ -56,7 +56,12 @@ fn hash(gateway: &GatewayKey) -> String {
 
 /// The first digits of some bytes in hex.
 pub(crate) fn hex(bytes: &[u8], digits: usize) -> String {
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).take(digits).filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .take(digits)
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
 }
 
 #[cfg(test)]

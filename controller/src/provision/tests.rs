@@ -14,7 +14,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::desired::APPLIED;
 use super::judge::{Step, judge};
 use super::live::Live;
 use super::*;
@@ -110,21 +109,46 @@ fn what_parameters_lead_to() {
         (json!({"autoscaling": {"maxReplicas": 1}}), OwnKind::HorizontalPodAutoscaler, "/spec/minReplicas", json!(1)),
         (json!({"autoscaling": {"minReplicas": 12}}), OwnKind::HorizontalPodAutoscaler, "/spec/maxReplicas", json!(12)),
         (json!({}), OwnKind::PodDisruptionBudget, "/spec/minAvailable", json!(1)),
-        (json!({"podDisruptionBudget": {"minAvailable": "50%"}}), OwnKind::PodDisruptionBudget, "/spec/minAvailable", json!("50%")),
+        (
+            json!({"podDisruptionBudget": {"minAvailable": "50%"}}),
+            OwnKind::PodDisruptionBudget,
+            "/spec/minAvailable",
+            json!("50%"),
+        ),
         (json!({}), OwnKind::Service, "/spec/type", json!("LoadBalancer")),
         (json!({}), OwnKind::Service, class, Value::Null),
         (json!({"service": {"loadBalancerClass": "a.b/c"}}), OwnKind::Service, class, json!("a.b/c")),
         (json!({"addressPools": pools}), OwnKind::Service, class, json!("isthmus.dev/pool")),
-        (json!({"addressPools": pools, "service": {"loadBalancerClass": "a.b/c"}}), OwnKind::Service, class, json!("isthmus.dev/pool")),
+        (
+            json!({"addressPools": pools, "service": {"loadBalancerClass": "a.b/c"}}),
+            OwnKind::Service,
+            class,
+            json!("isthmus.dev/pool"),
+        ),
         (json!({"addressPools": pools}), OwnKind::Service, node_ports, json!(false)),
         (json!({}), OwnKind::Service, node_ports, Value::Null),
         (json!({"addressPools": pools, "service": {"type": "NodePort"}}), OwnKind::Service, class, Value::Null),
         (json!({"hostPort": true}), OwnKind::Service, "/spec/type", json!("ClusterIP")),
         (json!({"hostPort": true, "service": {"type": "LoadBalancer"}}), OwnKind::Service, "/spec/type", json!("LoadBalancer")),
         (json!({"hostPort": true}), OwnKind::Deployment, "/spec/strategy/rollingUpdate/maxSurge", json!(0)),
-        (json!({"service": {"type": "ClusterIP", "externalTrafficPolicy": "Local"}}), OwnKind::Service, "/spec/externalTrafficPolicy", Value::Null),
-        (json!({"service": {"annotations": {"key1": "class", "a": "b"}}}), OwnKind::Service, "/metadata/annotations/key1", json!("value1")),
-        (json!({"service": {"annotations": {"key1": "class", "a": "b"}}}), OwnKind::Service, "/metadata/annotations/a", json!("b")),
+        (
+            json!({"service": {"type": "ClusterIP", "externalTrafficPolicy": "Local"}}),
+            OwnKind::Service,
+            "/spec/externalTrafficPolicy",
+            Value::Null,
+        ),
+        (
+            json!({"service": {"annotations": {"key1": "class", "a": "b"}}}),
+            OwnKind::Service,
+            "/metadata/annotations/key1",
+            json!("value1"),
+        ),
+        (
+            json!({"service": {"annotations": {"key1": "class", "a": "b"}}}),
+            OwnKind::Service,
+            "/metadata/annotations/a",
+            json!("b"),
+        ),
         (json!({}), OwnKind::ServiceAccount, "/metadata/labels/key2", json!("value2")),
         (json!({}), OwnKind::Deployment, "/spec/template/metadata/annotations/key1", json!("value1")),
         (json!({}), OwnKind::ConfigMap, "/data/ca.crt", json!("PEM")),
@@ -150,9 +174,10 @@ fn a_budget_only_for_more_than_one_pod() {
 
 #[test]
 fn drains_fit_into_the_grace_period() {
-    for (grace, lame_duck, drain) in [(60, "10", "50"), (1, "0", "0"), (12, "2", "10"), (3600, "10", "3590")] {
+    for (grace, lame_duck, drain) in [(60, "10", "50"), (40, "6", "34"), (1, "0", "0"), (12, "2", "10"), (3600, "10", "3590")] {
         let objects = objects(json!({"terminationGracePeriodSeconds": grace}), &[]);
-        let variables = objects[&OwnKind::Deployment].pointer("/spec/template/spec/containers/0/env").unwrap().as_array().unwrap();
+        let variables =
+            objects[&OwnKind::Deployment].pointer("/spec/template/spec/containers/0/env").unwrap().as_array().unwrap();
         let value = |name| variables.iter().find(|variable| variable["name"] == name).unwrap()["value"].clone();
         assert_eq!((value("ISTHMUS_LAME_DUCK"), value("ISTHMUS_DRAIN")), (json!(lame_duck), json!(drain)));
     }
@@ -161,7 +186,10 @@ fn drains_fit_into_the_grace_period() {
 #[test]
 fn a_service_without_listeners_has_a_port_that_nobody_answers() {
     let objects = objects(json!({}), &[]);
-    assert_eq!(objects[&OwnKind::Service]["spec"]["ports"], json!([{"name": "p-9", "port": 9, "targetPort": 9, "protocol": "TCP"}]));
+    assert_eq!(
+        objects[&OwnKind::Service]["spec"]["ports"],
+        json!([{"name": "p-9", "port": 9, "targetPort": 9, "protocol": "TCP"}])
+    );
 }
 
 fn live(body: Value) -> Live {
@@ -183,7 +211,8 @@ fn what_is_done_about_an_object() {
     let service = |parameters| desired(&key(), &infrastructure(parameters, &[80]), &settings(), "PEM").remove(2);
     let wanted = service(json!({}));
     let pooled = service(json!({"addressPools": ["192.0.2.0/28"]}));
-    let owner = |name: &str, uid: &str| json!([{"kind": "Gateway", "name": name, "uid": uid, "controller": true, "apiVersion": "g/v1"}]);
+    let owner =
+        |name: &str, uid: &str| json!([{"kind": "Gateway", "name": name, "uid": uid, "controller": true, "apiVersion": "g/v1"}]);
     let strange = edited(&edited(&wanted.body, "/metadata/ownerReferences", json!([])), "/metadata/labels", json!({}));
     for (what, body, expected) in [
         ("the same", edited(&wanted.body, "/status", json!({})), "Keep"),
@@ -213,9 +242,7 @@ fn what_is_done_about_an_object() {
 #[test]
 fn replicas_are_handed_over_to_an_autoscaler() {
     let scaled = desired(&key(), &infrastructure(json!({"autoscaling": {}}), &[80]), &settings(), "PEM").remove(3);
-    let managed = |manager: &str, operation: &str| {
-        json!([{"manager": manager, "operation": operation, "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:replicas": {}}}}])
-    };
+    let managed = |manager: &str, operation: &str| json!([{"manager": manager, "operation": operation, "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:replicas": {}}}}]);
     for (manager, operation, expected) in [
         (FIELD_MANAGER, "Apply", Step::HandOver(7)),
         (FIELD_MANAGER, "Update", Step::Apply),
@@ -230,17 +257,19 @@ fn replicas_are_handed_over_to_an_autoscaler() {
 
 #[test]
 fn classes_of_others_release_their_gateways() {
-    let class = |name: &str, controller: &str| {
-        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": name}, "spec": {"controllerName": controller}})
-    };
+    let class = |name: &str, controller: &str| json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": name}, "spec": {"controllerName": controller}});
     let gateway = |name: &str, class: &str| {
         json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": name, "namespace": "shop"},
             "spec": {"gatewayClassName": class, "listeners": []}})
     };
     let mut objects = Objects::default();
-    for object in
-        [class("ours", CONTROLLER_NAME), class("other", "a.b/c"), gateway("one", "ours"), gateway("two", "other"), gateway("three", "gone")]
-    {
+    for object in [
+        class("ours", CONTROLLER_NAME),
+        class("other", "a.b/c"),
+        gateway("one", "ours"),
+        gateway("two", "other"),
+        gateway("three", "gone"),
+    ] {
         objects.apply(decode(object).unwrap());
     }
     let names: Vec<_> = released(&objects).into_iter().map(|key| key.name).collect();
@@ -279,15 +308,20 @@ impl Cluster {
             return answer;
         }
         if call.method == "GET" && !call.path.contains("/namespaces/") {
-            let of_kind = |path: &&String| path.rsplit('/').nth(1) == Some(&plural);
-            let items: Vec<_> = inner.objects.iter().filter(|(path, _)| of_kind(path)).map(|(_, object)| object.clone()).collect();
+            let of_kind = |path: &String| path.rsplit('/').nth(1) == Some(&plural);
+            let ours = inner.objects.iter().filter(|(path, object)| of_kind(path) && is_ours(object));
+            let items: Vec<_> = ours.map(|(_, object)| object.clone()).collect();
             return Answer::list(inner.version, &items);
         }
-        if call.method != "GET" && let Some((code, message)) = inner.failures.pop() {
+        if call.method != "GET"
+            && let Some((code, message)) = inner.failures.pop()
+        {
             return Answer::status(code, message);
         }
         match call.method.as_str() {
-            "GET" => inner.objects.get(&call.path).map_or(Answer::status(404, "not found"), |object| Answer::json(object.clone())),
+            "GET" => {
+                inner.objects.get(&call.path).map_or(Answer::status(404, "not found"), |object| Answer::json(object.clone()))
+            }
             "PATCH" => Answer::json(inner.put(&call.path, call.body.clone())),
             "DELETE" => {
                 inner.remove(&call.path);
@@ -338,11 +372,16 @@ impl Inner {
     }
 
     fn tell(&self, path: &str, what: &str, object: &Value) {
-        if object.pointer("/metadata/labels").and_then(|labels| labels.get(names::MANAGED_BY.0)).is_some() {
+        if is_ours(object) {
             let of_kind = self.watches.iter().filter(|(plural, _)| path.rsplit('/').nth(1) == Some(plural.as_str()));
             of_kind.for_each(|(_, sender)| drop(sender.send(event(what, object))));
         }
     }
+}
+
+/// Whether the watches, which are by label, see it.
+fn is_ours(object: &Value) -> bool {
+    object.pointer("/metadata/labels").and_then(|labels| labels.get(names::MANAGED_BY.0)).is_some()
 }
 
 const ACCOUNT: &str = "/api/v1/namespaces/shop/serviceaccounts/isthmus-edge";
@@ -383,7 +422,9 @@ impl Run {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap_or_else(|_| panic!("{what}: {:#?}", self.server.calls()));
+        tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .unwrap_or_else(|_| panic!("{what}: {:#?}", self.server.calls()));
     }
 
     /// Nothing is written any more.
@@ -449,7 +490,8 @@ async fn a_new_leader_writes_nothing_that_is_there() {
 #[tokio::test]
 async fn what_is_not_ours_is_left_alone_and_told() {
     let cluster = Cluster::default();
-    let strange = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "isthmus-edge", "namespace": "shop"}});
+    let strange =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "isthmus-edge", "namespace": "shop"}});
     cluster.put(ACCOUNT, strange);
     let run = run(cluster, Role::Leader);
     run.want(json!({}), &[80]);
@@ -474,9 +516,8 @@ async fn a_recreated_gateway_waits_for_the_garbage_collector() {
     run.provisioner.want(BTreeMap::from([(key(), later)]), BTreeSet::new());
     assert_eq!(run.quiet().await, writes, "the earlier Gateway's objects are not touched");
     assert!(run.provisioner.provisioned().borrow().accounts.is_empty(), "its account is not the new Gateway's");
-    for path in run.cluster.inner.lock().unwrap().objects.keys().cloned().collect::<Vec<_>>() {
-        run.cluster.delete(&path);
-    }
+    let paths: Vec<_> = run.cluster.inner.lock().unwrap().objects.keys().cloned().collect();
+    paths.iter().for_each(|path| run.cluster.delete(path));
     run.until("made for the new one", |run| run.cluster.get(BUDGET).is_some()).await;
     assert_eq!(run.cluster.get(SERVICE).unwrap()["metadata"]["ownerReferences"][0]["uid"], "u2");
 }
@@ -542,7 +583,8 @@ async fn pods_that_cannot_be_made_are_told() {
     run.until("made", |run| run.cluster.get(DEPLOYMENT).is_some()).await;
     let mut deployment = run.cluster.get(DEPLOYMENT).unwrap();
     let message = "pods are forbidden: violates PodSecurity \"restricted\"";
-    deployment["status"] = json!({"readyReplicas": 1, "conditions": [{"type": "ReplicaFailure", "status": "True", "message": message}]});
+    deployment["status"] =
+        json!({"readyReplicas": 1, "conditions": [{"type": "ReplicaFailure", "status": "True", "message": message}]});
     run.cluster.put(DEPLOYMENT, deployment);
     run.until("told", |run| !run.faults().is_empty()).await;
     assert_eq!(run.faults(), [format!("Deployment shop/isthmus-edge: {message}")]);

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use futures_util::{StreamExt, TryStreamExt};
+use kube::Client;
 use kube::api::{Api, DynamicObject};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::Client;
 use tokio::sync::mpsc;
 use tracing::warn;
 

@@ -72,7 +72,13 @@ struct Entry {
 }
 
 /// Runs until the task is aborted or all inputs are gone.
-pub(super) async fn run(client: Client, settings: Settings, mut inputs: Inputs, publish: watch::Sender<Arc<Provisioned>>, scopes: BTreeSet<Scope>) {
+pub(super) async fn run(
+    client: Client,
+    settings: Settings,
+    mut inputs: Inputs,
+    publish: watch::Sender<Arc<Provisioned>>,
+    scopes: BTreeSet<Scope>,
+) {
     let mut worker = Worker {
         client,
         settings,
@@ -129,7 +135,12 @@ pub(super) async fn run(client: Client, settings: Settings, mut inputs: Inputs, 
 impl Worker {
     /// Takes over a plan; what did not change costs a comparison.
     fn adopt(&mut self, plan: &Plan) {
-        let gone: Vec<_> = self.entries.keys().filter(|key| !plan.infrastructure.contains_key(key) && !plan.released.contains(key)).cloned().collect();
+        let gone: Vec<_> = self
+            .entries
+            .keys()
+            .filter(|key| !plan.infrastructure.contains_key(key) && !plan.released.contains(key))
+            .cloned()
+            .collect();
         for key in gone {
             self.entries.remove(&key);
             self.owners.remove(&location(&key));
@@ -301,9 +312,10 @@ impl Entry {
             self.faults.clear();
             return;
         }
-        self.failures = self.failures.saturating_add(1);
+        // A round that got further begins the waits anew.
+        self.failures = if done.applied.is_empty() { self.failures.saturating_add(1) } else { 1 };
         self.dirty = true;
-        self.not_before = Some(now + backoff(self.failures));
+        self.not_before = self.not_before.max(Some(now + backoff(self.failures)));
         if lasting || self.failures >= PATIENCE {
             self.faults = done.problems.iter().map(ToString::to_string).collect();
         }

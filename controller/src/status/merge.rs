@@ -1,7 +1,7 @@
 //! Our status and what others wrote into the same object: one status.
 //!
-//! JSON of the object's status and of ours -> a JSON merge patch. Pure. What is not ours survives untouched and in its place: conditions of
-//! other types, fields that we do not write, `parents` of other controllers.
+//! JSON of the object's status and of ours -> a JSON merge patch. Pure. What is not ours survives untouched and in its place:
+//! conditions of other types, fields that we do not write, `parents` of other controllers.
 
 use isthmus_api::Kind;
 use isthmus_api::shared::GATEWAY_GROUP;

@@ -38,8 +38,8 @@ impl Wanted {
         self.is_dirty()
     }
 
-    /// What an object's status is to be, if it is the object that was translated and its status is ours to write. `has_ours`: whether it has
-    /// entries of ours, which is asked for a route only.
+    /// What an object's status is to be, if it is the object that was translated and its status is ours to write. `has_ours`:
+    /// whether it has entries of ours, which is asked for a route only.
     pub(super) fn of(&self, object: &ObjectRef, uid: &str, has_ours: impl FnOnce() -> bool) -> Option<Value> {
         let name = NamespacedName::new(object.namespace.clone().unwrap_or_default(), object.name.as_str());
         if self.uids.get(&object.kind)?.get(&name)? != uid {

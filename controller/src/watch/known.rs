@@ -1,8 +1,9 @@
 //! Which version of each object was seen, so that an answer from an API server that lags is told from news.
 //!
-//! Resource versions of one kind are numbers that grow with each write, so an event that is not newer than what was seen is old news, and
-//! an object that a list does not have was deleted only if the list is not older than the object. The objects' end state is right
-//! whatever order answers come in, and on the way there nothing that was deleted comes back and nothing that is there goes away.
+//! Resource versions of one kind are numbers that grow with each write, so an event that is not newer than what was seen is old
+//! news, and an object that a list does not have was deleted only if the list is not older than the object. The objects' end
+//! state is right whatever order answers come in, and on the way there nothing that was deleted comes back and nothing that is
+//! there goes away.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! One list that is followed: pages of a list, then the events after it, and again when the events end.
 //!
-//! `kube::runtime::watcher` does the same, but keeps the list's resource version to itself, without which a list of an API server that
-//! lags cannot be told from a current one.
+//! `kube::runtime::watcher` does the same, but keeps the list's resource version to itself, without which a list of an API
+//! server that lags cannot be told from a current one.
 
 use std::pin::Pin;
 use std::time::Duration;

@@ -56,8 +56,8 @@ pub struct GatewayParametersSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_port: Option<bool>,
     /// Addresses to give to Gateways whose Service is of type LoadBalancer: `192.0.2.0/28`, `192.0.2.10-192.0.2.20`, `2001:db8::/64`. A
-    /// Gateway gets one of each IP family that has a pool and that its Service has. The network and broadcast addresses of an IPv4 prefix
-    /// are left out. Pool addresses must be owned by a node or routed to the nodes. Default: none, which leaves addresses to the cluster's
+    /// Gateway gets one of each IP family that has a pool and that its Service has. The first address of a prefix and
+    /// the last one of an IPv4 prefix are left out. Pool addresses must be owned by a node or routed to the nodes. Default: none, which leaves addresses to the cluster's
     /// load balancer controller. Only a GatewayClass's parameters count: a namespace cannot give itself addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
@@ -88,7 +88,7 @@ pub struct GatewayParametersSpec {
     /// How the kubelet probes a proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probes: Option<Probes>,
-    /// How long a pod that ends may take to finish the requests that it has, in seconds. Default: 60.
+    /// How long a pod that ends may take to finish the requests that it has, in seconds. Default: 40.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub termination_grace_period_seconds: Option<i64>,

@@ -224,7 +224,10 @@ mod tests {
             listener_sets: [(
                 name.clone(),
                 ListenerSetStatus {
-                    conditions: vec![condition("Accepted", True, "Accepted"), condition("Programmed", False, "ParentNotProgrammed")],
+                    conditions: vec![
+                        condition("Accepted", True, "Accepted"),
+                        condition("Programmed", False, "ParentNotProgrammed"),
+                    ],
                     listeners: vec![listener(vec![condition("Conflicted", True, "HostnameConflict")])],
                 },
             )]

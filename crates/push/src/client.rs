@@ -19,6 +19,8 @@ use isthmus_routing::{Snapshot, Version};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::Ping;
+
 use self::backoff::{Backoff, Complaints};
 use self::connect::{ConnectError, Target};
 use self::held::Held;
@@ -57,6 +59,8 @@ pub struct Limits {
     pub longest_wait: Duration,
     /// How long a stream must live before the waits begin anew.
     pub healthy: Duration,
+    /// When a controller that says nothing is dead.
+    pub ping: Ping,
 }
 
 impl Default for Limits {
@@ -68,6 +72,7 @@ impl Default for Limits {
             first_wait: Duration::from_millis(100),
             longest_wait: Duration::from_secs(10),
             healthy: Duration::from_secs(10),
+            ping: Ping::default(),
         }
     }
 }
@@ -99,7 +104,7 @@ pub async fn run(options: Options, snapshots: watch::Sender<Arc<Snapshot>>, outc
         None => None,
     } {
         tracing::info!(version = %stored.version, "the last good configuration is served until the controller answers");
-        held.restore(stored);
+        held.restore(stored).await;
     }
     let mut backoff = Backoff::new(&options.limits);
     let mut complaints = Complaints::default();

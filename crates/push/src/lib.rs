@@ -17,6 +17,8 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 /// The name in the controller's certificate. It is fixed, so that neither namespaces nor addresses matter.
 pub const SERVER_NAME: &str = "isthmus-controller.isthmus.internal";
 
@@ -26,5 +28,19 @@ const PATH: &str = "/isthmus.push/v1/stream";
 const LEADER: &str = "isthmus-leader";
 /// This release, for the other side's log.
 const PACKAGE: &str = env!("CARGO_PKG_VERSION");
-/// How often a peer is asked whether it is there, and how long it may take to say so: a dead one is noticed in 15 s.
-const PING: (std::time::Duration, std::time::Duration) = (std::time::Duration::from_secs(5), std::time::Duration::from_secs(10));
+
+/// How a dead peer is noticed: by pings of HTTP/2, which a peer answers however much it has to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Ping {
+    /// How often it is asked whether it is there.
+    pub every: Duration,
+    /// How long it may take to say so.
+    pub patience: Duration,
+}
+
+/// Noticed after 15 s.
+impl Default for Ping {
+    fn default() -> Self {
+        Self { every: Duration::from_secs(5), patience: Duration::from_secs(10) }
+    }
+}

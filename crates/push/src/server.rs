@@ -19,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use crate::Ping;
+
 use self::published::Published;
 use self::registry::Registry;
 
@@ -96,6 +98,8 @@ pub struct Limits {
     pub write: Duration,
     /// Versions that a proxy has not answered; then the next one waits.
     pub unanswered: usize,
+    /// When a proxy that says nothing is dead.
+    pub ping: Ping,
     /// How long a stream may live, less up to a tenth by chance; then the proxy has to prove again who it is.
     pub age: Duration,
 }
@@ -112,6 +116,7 @@ impl Default for Limits {
             message: 1 << 20,
             write: Duration::from_secs(30),
             unanswered: 32,
+            ping: Ping::default(),
             age: Duration::from_secs(3600),
         }
     }

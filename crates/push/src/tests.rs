@@ -247,6 +247,20 @@ impl ProxyBed {
         std::fs::write(self.folder.path().join(file), text).unwrap();
     }
 
+    fn stored(&self) -> Option<String> {
+        std::fs::read_to_string(self.folder.path().join("last-good")).ok()
+    }
+
+    /// Waits until this is in the store.
+    async fn stores(&self, text: &str) {
+        let stores = async {
+            while self.stored().is_none_or(|stored| !stored.contains(text)) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(SOON, stores).await.expect("it is stored soon");
+    }
+
     fn run(&self) -> Running {
         let (snapshots, mut given) = watch::channel(Arc::<Snapshot>::default());
         let (outcomes, seen) = watch::channel(Outcome::default());

@@ -77,7 +77,7 @@ impl Pod {
 
     /// Whether it serves something.
     fn is_ready(&self) -> bool {
-        !self.history().is_empty()
+        !self.history.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// What it serves now.
@@ -100,7 +100,14 @@ impl Drop for Pod {
 
 /// Plays the cluster until it is dropped.
 pub(super) async fn play(server: Arc<ApiServer>, controller: SocketAddr, pods: Pods) {
+    let mut seen = (0, 0);
     loop {
+        let ready = pods.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|pod| pod.is_ready()).count();
+        let now = (server.version(), ready);
+        if std::mem::replace(&mut seen, now) == now {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
         for service in server.list("Service") {
             give_address(&server, &service);
         }
@@ -109,7 +116,6 @@ pub(super) async fn play(server: Arc<ApiServer>, controller: SocketAddr, pods: P
         for (key, deployment) in &deployments {
             run_pod(&server, controller, &pods, key, deployment);
         }
-        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -126,7 +132,8 @@ fn give_address(server: &ApiServer, service: &Value) {
     if service["spec"]["type"] == "LoadBalancer" && service["status"]["loadBalancer"]["ingress"].is_null() {
         let last = name.bytes().fold(0_u32, |sum, byte| (sum * 31 + u32::from(byte)) % 250) + 1;
         let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": format!("203.0.113.{last}")}]}}});
-        server.patch_status("Service", &format!("{namespace}/{name}"), status);
+        // It may have been deleted in this moment.
+        let _ = server.patch_status("Service", &format!("{namespace}/{name}"), status);
     }
 }
 
@@ -162,7 +169,7 @@ fn run_pod(server: &ApiServer, controller: SocketAddr, pods: &Pods, key: &Gatewa
         }],
     }));
     let status = json!({"status": {"replicas": 1, "updatedReplicas": 1, "readyReplicas": u8::from(ready)}});
-    server.patch_status("Deployment", &at, status);
+    let _ = server.patch_status("Deployment", &at, status);
 }
 
 fn named(object: &Value) -> (String, String) {

@@ -8,12 +8,13 @@ use std::time::Duration;
 use isthmus_api::parameters::GatewayParametersSpec;
 use isthmus_controller::{Election, Settings, provision};
 use isthmus_routing::snapshot::Models;
-use isthmus_routing::{GatewayKey, Snapshot};
-use isthmus_tests::api_server::{ApiServer, Bundle};
+use isthmus_routing::{GatewayKey, Snapshot, Version};
+use isthmus_tests::api_server::{ApiServer, Bundle, Select, Verb};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
 
 use super::pods::{self, Pods};
 use super::service::Service;
@@ -47,7 +48,7 @@ impl Stage {
 
     /// Starts a controller whose calls come through the port `client`. `pod` is its name: one that is restarted in its pod keeps it.
     pub(super) async fn controller(&self, client: &str, pod: &str) -> Controller {
-        self.controller_with(client, pod, quick()).await
+        self.controller_with(client, pod, calm()).await
     }
 
     pub(super) async fn controller_with(&self, client: &str, pod: &str, election: Election) -> Controller {
@@ -173,14 +174,19 @@ impl Stage {
         object
     }
 
+    /// What the state depends on, which is quicker to compare.
+    fn mark(&self) -> (u64, Vec<Version>) {
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.server.version(), pods.values().map(|pod| pod.snapshot().version()).collect())
+    }
+
     /// Waits until the state is this one and stays so for a moment.
     pub(super) async fn expect(&self, what: &str, expected: &Value, patience: Duration) {
-        let deadline = tokio::time::Instant::now() + patience;
-        let mut equal = 0;
-        while equal < 5 {
-            let state = self.state();
-            equal = if state == *expected { equal + 1 } else { 0 };
-            if tokio::time::Instant::now() >= deadline && equal == 0 {
+        let deadline = Instant::now() + patience;
+        let (mut mark, mut state) = (self.mark(), self.state());
+        let mut since = Instant::now();
+        while state != *expected || since.elapsed() < Duration::from_millis(200) {
+            if Instant::now() >= deadline {
                 let calls = self.server.calls(&super::writes());
                 let last: Vec<String> = calls.iter().rev().take(15).rev().map(ToString::to_string).collect();
                 panic!(
@@ -189,24 +195,29 @@ impl Stage {
                     last.join("\n")
                 );
             }
-            tokio::time::sleep(Duration::from_millis(40)).await;
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            let now = self.mark();
+            if now != mark {
+                let before = std::mem::replace(&mut state, self.state());
+                mark = now;
+                // A Lease that is renewed is no change.
+                since = if state == before { since } else { Instant::now() };
+            }
         }
     }
 
     /// Waits until nothing has changed for `calm`, and says what is there then.
     pub(super) async fn settled(&self, calm: Duration, patience: Duration) -> Value {
-        let deadline = tokio::time::Instant::now() + patience;
-        let (mut state, mut since) = (self.state(), tokio::time::Instant::now());
+        let deadline = Instant::now() + patience;
+        let (mut mark, mut state, mut since) = (self.mark(), self.state(), Instant::now());
         while since.elapsed() < calm {
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "it goes on and on: {:?}",
-                self.server.calls(&super::writes()).last()
-            );
+            assert!(Instant::now() < deadline, "it goes on and on: {:?}", self.server.calls(&super::writes()).last());
             tokio::time::sleep(Duration::from_millis(20)).await;
-            let now = self.state();
-            if now != state {
-                (state, since) = (now, tokio::time::Instant::now());
+            let now = self.mark();
+            if now != mark {
+                let before = std::mem::replace(&mut state, self.state());
+                mark = now;
+                since = if state == before { since } else { Instant::now() };
             }
         }
         state
@@ -257,7 +268,22 @@ impl Drop for Controller {
     }
 }
 
-/// An election that a test can wait for.
+/// Waits until a controller has begun to read, and a little longer. One that dies before that is not waited for.
+pub(super) async fn is_reading(server: &ApiServer, client: &str) {
+    let lists = Select::any().client(client).verbs(&[Verb::List]).kind("EndpointSlice");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while server.calls(&lists).is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}
+
+/// An election that nobody loses because a few calls fail.
+pub(super) fn calm() -> Election {
+    Election { retry: Duration::from_millis(100), ..Election::default() }
+}
+
+/// An election whose Lease runs out while a test waits.
 pub(super) fn quick() -> Election {
     Election { duration: Duration::from_secs(1), renew: Duration::from_millis(250), retry: Duration::from_millis(50) }
 }

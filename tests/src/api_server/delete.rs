@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::kinds::{self, CRD_PLURAL};
+use super::kinds::{CRD_GROUP, CRD_PLURAL};
 use super::refusal::Refusal;
 use super::store::{Key, Store};
 use super::write::Ask;
@@ -91,9 +91,9 @@ fn remove(store: &mut Store, key: &Key) {
 
 /// Removes an object; the content of a namespace goes before it, and the objects of a CRD too.
 fn drop_it(store: &mut Store, key: &Key) {
-    let content: Vec<Key> = if key.group.is_empty() && key.plural == "namespaces" {
+    let content: Vec<Key> = if key.is_of("", "namespaces") {
         store.all().map(|(key, _)| key).filter(|one| one.namespace == key.name).cloned().collect()
-    } else if key.plural == CRD_PLURAL && key.group == kinds::CRD_GROUP {
+    } else if key.is_of(CRD_GROUP, CRD_PLURAL) {
         let is_of = |one: &&Key| format!("{}.{}", one.plural, one.group) == key.name;
         store.all().map(|(key, _)| key).filter(is_of).cloned().collect()
     } else {

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::kinds::{self, Resource};
+use super::kinds::Resource;
 use super::refusal::Refusal;
 use super::store::Store;
 
 /// Answers `/version`, the health checks, `/api`, `/apis`, `/api/v1`, `/apis/GROUP` and `/apis/GROUP/VERSION`.
 pub(super) fn answer(store: &Store, parts: &[String]) -> Result<Value, Refusal> {
-    let served = kinds::served(store);
+    let served = store.served();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     match parts.as_slice() {
         ["version"] => Ok(json!({
@@ -17,22 +17,22 @@ pub(super) fn answer(store: &Store, parts: &[String]) -> Result<Value, Refusal> 
         })),
         ["livez" | "readyz" | "healthz"] => Ok(json!("ok")),
         ["api"] => Ok(json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})),
-        ["api", version] => resources(&served, "", version),
+        ["api", version] => resources(served, "", version),
         ["apis"] => {
             let mut names: Vec<&str> = served.iter().map(|one| one.group.as_str()).filter(|group| !group.is_empty()).collect();
             names.dedup();
             names.sort_unstable();
             names.dedup();
-            let groups: Vec<Value> = names.into_iter().map(|name| group(&served, name)).collect();
+            let groups: Vec<Value> = names.into_iter().map(|name| group(served, name)).collect();
             Ok(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         }
         ["apis", name] if served.iter().any(|one| one.group == *name) => {
-            let mut group = group(&served, name);
+            let mut group = group(served, name);
             group["kind"] = json!("APIGroup");
             group["apiVersion"] = json!("v1");
             Ok(group)
         }
-        ["apis", group, version] => resources(&served, group, version),
+        ["apis", group, version] => resources(served, group, version),
         _ => Err(Refusal::not_served()),
     }
 }

@@ -82,8 +82,8 @@ impl Resource {
     }
 }
 
-/// Everything that is served at this moment.
-pub(super) fn served(store: &Store) -> Vec<Resource> {
+/// Everything that is served while there are these CRD objects.
+pub(super) fn served<'a>(crds: impl Iterator<Item = &'a Value>) -> Vec<Resource> {
     let built_in = BUILT_IN.iter().map(|(group, version, plural, kind, what)| Resource {
         group: (*group).to_owned(),
         versions: vec![(*version).to_owned()],
@@ -94,24 +94,23 @@ pub(super) fn served(store: &Store) -> Vec<Resource> {
         generation: what & GENERATION != 0,
         custom: false,
     });
-    built_in.chain(store.list(CRD_GROUP, CRD_PLURAL, None).iter().filter_map(|(_, crd)| custom(crd))).collect()
+    built_in.chain(crds.filter_map(custom)).collect()
 }
 
 /// The resource of a request, if it is served.
-pub(super) fn find(store: &Store, group: &str, version: &str, plural: &str) -> Option<Resource> {
-    served(store)
-        .into_iter()
-        .find(|one| one.group == group && one.plural == plural && one.versions.iter().any(|served| served == version))
+pub(super) fn find<'a>(store: &'a Store, group: &str, version: &str, plural: &str) -> Option<&'a Resource> {
+    let is_it =
+        |one: &&Resource| one.group == group && one.plural == plural && one.versions.iter().any(|served| served == version);
+    store.served().iter().find(is_it)
 }
 
 /// The resource of an object, if it is served.
-pub(super) fn of(store: &Store, object: &Value) -> Option<Resource> {
+pub(super) fn of<'a>(store: &'a Store, object: &Value) -> Option<&'a Resource> {
     let api_version = object.get("apiVersion")?.as_str()?;
     let kind = object.get("kind")?.as_str()?;
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-    served(store)
-        .into_iter()
-        .find(|one| one.group == group && one.kind == kind && one.versions.iter().any(|served| served == version))
+    let is_it = |one: &&Resource| one.group == group && one.kind == kind && one.versions.iter().any(|served| served == version);
+    store.served().iter().find(is_it)
 }
 
 /// The resource that a CRD object defines; none if it serves no version.

@@ -55,7 +55,7 @@ impl Request {
         let target = match place(path) {
             None => Target::Other(segments(path)),
             Some(place) => match kinds::find(store, &place.group, &place.version, &place.plural) {
-                Some(resource) => Target::Resource(resource, place),
+                Some(resource) => Target::Resource(resource.clone(), place),
                 None => Target::Absent(place),
             },
         };

@@ -1,10 +1,11 @@
 //! The objects and how they came to be: one counter of versions, the present state, and every event since the beginning.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 
+use super::kinds::{self, CRD_GROUP, CRD_PLURAL, Resource};
 use super::review::Tokens;
 
 /// Where an object lives. The order is that of pages of a list.
@@ -15,6 +16,13 @@ pub(super) struct Key {
     /// Empty for cluster-scoped objects.
     pub(super) namespace: String,
     pub(super) name: String,
+}
+
+impl Key {
+    /// Whether it is of this resource.
+    pub(super) fn is_of(&self, group: &str, plural: &str) -> bool {
+        self.group == group && self.plural == plural
+    }
 }
 
 /// What was applied, by field manager and sub-resource.
@@ -46,6 +54,8 @@ pub(super) struct Store {
     /// Versions below it are gone: watches and pages from there are answered with 410.
     compacted: u64,
     uids: u64,
+    /// What is served, worked out when it is first asked after a change of the CRDs.
+    served: OnceLock<Vec<Resource>>,
     pub(super) tokens: Tokens,
 }
 
@@ -70,6 +80,12 @@ impl Store {
         format!("00000000-0000-4000-8000-{:012x}", self.uids)
     }
 
+    /// The resources that are served at this moment.
+    pub(super) fn served(&self) -> &[Resource] {
+        let crds = || self.objects.iter().filter(|(key, _)| key.is_of(CRD_GROUP, CRD_PLURAL)).map(|(_, stored)| &*stored.object);
+        self.served.get_or_init(|| kinds::served(crds()))
+    }
+
     pub(super) fn get(&self, key: &Key) -> Option<&Stored> {
         self.objects.get(key)
     }
@@ -87,13 +103,12 @@ impl Store {
 
     /// The objects of a resource in the order of their keys, as they were after the write `at`, or as they are now.
     pub(super) fn list(&self, group: &str, plural: &str, at: Option<u64>) -> Vec<(Key, Arc<Value>)> {
-        let is_of = |key: &Key| key.group == group && key.plural == plural;
-        let Some(at) = at else {
-            let present = self.objects.iter().filter(|(key, _)| is_of(key));
+        let Some(at) = at.filter(|at| *at < self.version) else {
+            let present = self.objects.iter().filter(|(key, _)| key.is_of(group, plural));
             return present.map(|(key, stored)| (key.clone(), Arc::clone(&stored.object))).collect();
         };
         let mut state = BTreeMap::new();
-        for event in self.history.iter().take_while(|event| event.version <= at).filter(|event| is_of(&event.key)) {
+        for event in self.history.iter().take_while(|event| event.version <= at).filter(|event| event.key.is_of(group, plural)) {
             if event.removed {
                 state.remove(&event.key);
             } else {
@@ -138,6 +153,9 @@ impl Store {
     }
 
     fn record(&mut self, key: Key, object: Arc<Value>, previous: Option<Stored>, removed: bool) {
+        if key.is_of(CRD_GROUP, CRD_PLURAL) {
+            self.served.take();
+        }
         let previous = previous.map(|stored| stored.object);
         self.history.push(Event { version: self.version, key, object, previous, removed });
     }

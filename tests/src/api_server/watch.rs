@@ -186,8 +186,7 @@ impl Watching {
         let store = lock(&shared.store);
         let newest = self.newest(&store);
         for event in store.since(self.position).iter().take_while(|event| event.version <= newest) {
-            if event.key.plural == self.resource.plural
-                && event.key.group == self.resource.group
+            if event.key.is_of(&self.resource.group, &self.resource.plural)
                 && let Some((kind, object)) = self.seen(event)
             {
                 self.push(kind, &self.form.show(&object));

@@ -1,6 +1,7 @@
 //! The Gateway API's CRDs and our chart.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use crate::cluster::{Cluster, place};
 use crate::fault::{Context as _, Fault};
@@ -13,9 +14,12 @@ const NAMESPACE: &str = "isthmus-system";
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Arguments {
-    /// Values for the chart, as Helm's `--set`; where the cluster is not ours, its images are named so.
+    /// A value for the chart, as Helm's `--set`. Where the cluster is not made by `up`, images are named so.
     #[arg(long)]
     set: Vec<String>,
+    /// A file of values for the chart.
+    #[arg(long)]
+    values: Vec<PathBuf>,
 }
 
 /// Applies both; twice is the same as once.
@@ -59,7 +63,7 @@ fn crds(cluster: &Cluster) -> Result<(), Fault> {
     process::capture(&mut cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])).map(drop)
 }
 
-fn is_manifest(path: &std::path::Path) -> bool {
+fn is_manifest(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml") && !path.ends_with("kustomization.yaml")
 }
 
@@ -69,6 +73,9 @@ fn chart(cluster: &Cluster, arguments: &Arguments) -> Result<(), Fault> {
     helm.args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m"]);
     if cluster.is_ours() {
         helm.arg("--values").arg(place::place("values.yaml", "values.yaml")?);
+    }
+    for file in &arguments.values {
+        helm.arg("--values").arg(workspace::caller().join(file));
     }
     for value in &arguments.set {
         helm.arg("--set").arg(value);

@@ -264,8 +264,8 @@ fn one_parent_twice_is_two_entries() {
     assert_eq!(told(Kind::HttpRoute, 1, &json!({"parents": twice}), &json!({"parents": twice})), json!("equal"));
 }
 
-/// The conformance test GatewayPreserveForeignConditions: conditions of another type, seeded in the Gateway and in a listener, survive a
-/// change of the spec byte for byte.
+/// The conformance test GatewayPreserveForeignConditions: conditions of another type, seeded in the Gateway and in a listener,
+/// survive a change of the spec byte for byte.
 #[test]
 fn gateway_preserve_foreign_conditions() {
     let conditions = |generation| json!([ours("Accepted", "True", generation), ours("Programmed", "True", generation)]);
@@ -291,7 +291,8 @@ fn gateway_preserve_foreign_conditions() {
     assert_eq!(patch.get("addresses"), None, "what does not change is not sent");
 }
 
-/// The conformance test HTTPRoutePreserveForeignStatus: the entry of another controller survives a change of the spec byte for byte.
+/// The conformance test HTTPRoutePreserveForeignStatus: the entry of another controller survives a change of the spec byte for
+/// byte.
 #[test]
 fn http_route_preserve_foreign_status() {
     let wanted = |generation| json!({"parents": [parent(NAME, edge(), json!([ours("Accepted", "True", generation)]))]});

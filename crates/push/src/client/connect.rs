@@ -27,7 +27,7 @@ use super::Options;
 use crate::body::{Outgoing, Reader};
 use crate::frame::frame;
 use crate::message::{FromProxy, Hello};
-use crate::{LEADER, PATH, PING, SERVER_NAME};
+use crate::{LEADER, PATH, Ping, SERVER_NAME};
 
 /// Of several addresses, how long one may take before the next one is tried.
 const ONE_ADDRESS: Duration = Duration::from_secs(5);
@@ -144,7 +144,7 @@ pub(crate) async fn post(
     let uri = format!("https://{SERVER_NAME}{PATH}");
     let mut request = Request::post(uri).body(body).map_err(|error| ConnectError::Request(error.to_string()))?;
     request.headers_mut().insert(header::AUTHORIZATION, token);
-    let (response, connection) = ask(stream, request).await?;
+    let (response, connection) = ask(stream, request, options.limits.ping).await?;
     if response.status() != StatusCode::OK {
         return Err(refusal(response, options).await);
     }
@@ -208,11 +208,15 @@ async fn dial(target: &Target) -> Result<(SocketAddr, TcpStream), ConnectError> 
     Err(fault)
 }
 
-async fn ask(stream: TlsStream<TcpStream>, request: Request<Outgoing>) -> Result<(Response<Incoming>, Connection), ConnectError> {
+async fn ask(
+    stream: TlsStream<TcpStream>,
+    request: Request<Outgoing>,
+    ping: Ping,
+) -> Result<(Response<Incoming>, Connection), ConnectError> {
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING.0)
-        .keep_alive_timeout(PING.1)
+        .keep_alive_interval(ping.every)
+        .keep_alive_timeout(ping.patience)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)

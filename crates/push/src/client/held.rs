@@ -41,21 +41,24 @@ impl Held {
     }
 
     /// Serves what was stored.
-    pub(super) fn restore(&mut self, stored: Stored) {
-        self.take(stored.version, stored.snapshot, Vec::new());
+    pub(super) async fn restore(&mut self, stored: Stored) {
+        self.take(stored.version, stored.snapshot, Vec::new()).await;
     }
 
     /// Serves a committed version, and says whether the data plane has that very content already, so that its report need not be waited for.
-    pub(super) fn commit(&mut self, version: Version, sent: Snapshot, unknown: Vec<String>) -> bool {
+    /// Cancel safe: the version is given to the data plane or it is not.
+    pub(super) async fn commit(&mut self, version: Version, sent: Snapshot, unknown: Vec<String>) -> bool {
         let complete = match &self.committed {
             Some(before) if !sent.kept.is_empty() => sent.keeping(&before.snapshot),
             _ => sent,
         };
-        self.take(version, Arc::new(complete), unknown)
+        self.take(version, Arc::new(complete), unknown).await
     }
 
-    fn take(&mut self, version: Version, snapshot: Arc<Snapshot>, unknown: Vec<String>) -> bool {
-        let local = snapshot.version();
+    async fn take(&mut self, version: Version, snapshot: Arc<Snapshot>, unknown: Vec<String>) -> bool {
+        let hashed = snapshot.clone();
+        // Long with many routes, and requests go on meanwhile. It fails only when the runtime ends, and then nobody serves anything.
+        let Ok(local) = tokio::task::spawn_blocking(move || hashed.version()).await else { return false };
         let same = self.committed.as_ref().is_some_and(|before| before.local == local);
         self.committed = Some(Committed { version, snapshot: snapshot.clone(), local, unknown });
         if !same {
@@ -136,37 +139,37 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_what_is_served_is_answered() {
+    #[tokio::test]
+    async fn only_what_is_served_is_answered() {
         let mut f = fixture();
         let version = snapshot(1).version();
         assert!(f.held.answer().is_none() && f.held.hello(&Models::default()).held.is_none());
-        assert!(!f.held.commit(version, snapshot(1), Vec::new()));
+        assert!(!f.held.commit(version, snapshot(1), Vec::new()).await);
         assert!(f.held.answer().is_none());
         assert_eq!(f.held.hello(&Models::default()).held.map(|held| held.served), Some(None));
         f.serve();
         assert_eq!(f.held.answer().map(|ack| ack.version), Some(version));
-        assert!(f.held.commit(version, snapshot(1), Vec::new()), "it has that already");
+        assert!(f.held.commit(version, snapshot(1), Vec::new()).await, "it has that already");
         assert!(!f.snapshots.has_changed().unwrap());
         assert!(f.held.answer().is_some());
     }
 
-    #[test]
-    fn the_first_snapshot_is_sent_even_if_it_is_empty() {
+    #[tokio::test]
+    async fn the_first_snapshot_is_sent_even_if_it_is_empty() {
         let mut f = fixture();
-        f.held.commit(Snapshot::default().version(), Snapshot::default(), Vec::new());
+        f.held.commit(Snapshot::default().version(), Snapshot::default(), Vec::new()).await;
         assert!(f.snapshots.has_changed().unwrap());
     }
 
-    #[test]
-    fn kept_references_are_completed_and_answered_under_the_name_that_was_sent() {
+    #[tokio::test]
+    async fn kept_references_are_completed_and_answered_under_the_name_that_was_sent() {
         let mut f = fixture();
         let key: CertificateKey = "Secret/a/b".parse().unwrap();
         let mut good = snapshot(1);
         good.certificates.insert(key.clone(), Arc::new(Certificate { chain: "c".to_owned(), key: "k".to_owned() }));
         let kept = Snapshot { certificates: BTreeMap::new(), kept: [key.clone()].into(), ..good.clone() };
-        f.held.commit(good.version(), good.clone(), Vec::new());
-        f.held.commit(kept.version(), kept.clone(), Vec::new());
+        f.held.commit(good.version(), good.clone(), Vec::new()).await;
+        f.held.commit(kept.version(), kept.clone(), Vec::new()).await;
         f.serve();
         assert_eq!(f.snapshots.borrow().certificates, good.certificates);
         assert_eq!(f.held.answer().map(|ack| ack.version), Some(kept.version()));
@@ -174,10 +177,10 @@ mod tests {
 
         // As after a restart.
         let mut g = fixture();
-        g.held.restore(f.held.stored().unwrap());
+        g.held.restore(f.held.stored().unwrap()).await;
         assert_eq!(g.snapshots.borrow().certificates, good.certificates);
         assert_eq!(g.held.staging().commit(), Ok(kept));
-        g.held.commit(snapshot(2).version(), snapshot(2), Vec::new());
+        g.held.commit(snapshot(2).version(), snapshot(2), Vec::new()).await;
         assert!(g.snapshots.borrow().certificates.is_empty(), "what is deleted stops at once");
     }
 

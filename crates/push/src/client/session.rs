@@ -62,6 +62,8 @@ pub(super) struct Session<'c> {
     synced: bool,
     /// A version that the data plane was given, and when it should serve it.
     awaited: Option<(Version, Instant)>,
+    /// Whether the last commit is still to be stored.
+    unsaved: bool,
     _connection: super::connect::Connection,
 }
 
@@ -69,7 +71,19 @@ impl<'c> Session<'c> {
     pub(super) fn new(stream: Stream, held: &'c mut Held, store: Option<&'c Store>, limits: &Limits) -> Self {
         let staging = held.staging();
         let Stream { reader, chunks, connection, .. } = stream;
-        Self { reader, chunks, held, store, serve: limits.serve, staging, synced: false, awaited: None, _connection: connection }
+        let serve = limits.serve;
+        Self {
+            reader,
+            chunks,
+            held,
+            store,
+            serve,
+            staging,
+            synced: false,
+            awaited: None,
+            unsaved: false,
+            _connection: connection,
+        }
     }
 
     /// Cancel safe in so far as what was committed stays, and what was not is sent again on the next stream.
@@ -86,14 +100,14 @@ impl<'c> Session<'c> {
         tokio::select! {
             frame = self.reader.next() => {
                 let frame = frame?.ok_or(End::Controller)?;
-                self.hear(&frame)
+                self.hear(&frame).await
             }
             () = self.held.reported() => self.answer(),
             () = tokio::time::sleep_until(late.unwrap_or_else(Instant::now)), if late.is_some() => self.refuse_late(),
         }
     }
 
-    fn hear(&mut self, frame: &[u8]) -> Result<(), End> {
+    async fn hear(&mut self, frame: &[u8]) -> Result<(), End> {
         let message: ReadToProxy<'_> = serde_json::from_slice(frame)?;
         if let Some(welcome) = message.welcome {
             tracing::info!(model = %welcome.model, package = welcome.package, "the controller has taken this proxy");
@@ -111,7 +125,7 @@ impl<'c> Session<'c> {
             self.staging.put(put);
         }
         if let Some(commit) = message.commit {
-            self.commit(commit.version)?;
+            self.commit(commit.version).await?;
         }
         if let Some(refer) = message.refer {
             return Err(End::Refer(refer.address));
@@ -126,14 +140,15 @@ impl<'c> Session<'c> {
         if self.synced { Ok(()) } else { Err(End::Unsynced) }
     }
 
-    fn commit(&mut self, version: Version) -> Result<(), End> {
+    async fn commit(&mut self, version: Version) -> Result<(), End> {
         // A commit of what is held, and nothing before it: nothing has changed.
         self.synced |= self.held.version() == Some(version);
         self.synced()?;
         match self.staging.commit() {
             Ok(sent) => {
-                let has_it = self.held.commit(version, sent, self.staging.unknown());
+                let has_it = self.held.commit(version, sent, self.staging.unknown()).await;
                 self.awaited = Some((version, Instant::now() + self.serve));
+                self.unsaved = true;
                 if has_it { self.answer() } else { Ok(()) }
             }
             Err(reason) => {
@@ -146,7 +161,8 @@ impl<'c> Session<'c> {
     /// Says what the data plane says, if that is about the last commit.
     fn answer(&mut self) -> Result<(), End> {
         let Some(ack) = self.held.answer() else { return Ok(()) };
-        if self.awaited.take().is_some()
+        self.awaited = None;
+        if std::mem::take(&mut self.unsaved)
             && let (Some(store), Some(stored)) = (self.store, self.held.stored())
         {
             store.save(stored);

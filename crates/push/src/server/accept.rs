@@ -20,7 +20,6 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::{Shared, StartError, admit, count};
-use crate::PING;
 
 /// How long the system's refusal to accept is waited out.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -123,8 +122,8 @@ async fn serve(socket: TcpStream, peer: SocketAddr, tls: TlsAcceptor, stranger: 
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING.0)
-        .keep_alive_timeout(PING.1)
+        .keep_alive_interval(limits.ping.every)
+        .keep_alive_timeout(limits.ping.patience)
         .max_header_list_size(HEADERS)
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_routing::snapshot::{Changes, Item, ModelVersion};
-use isthmus_routing::{GatewayKey, Snapshot, Version};
+use isthmus_routing::{Snapshot, Version};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::published::{Published, Sendable};
@@ -35,8 +35,15 @@ pub(super) struct Session {
 /// Versions that were sent and not answered, oldest first, each as the proxy knows it and as it was published.
 #[derive(Debug, Default)]
 struct Unanswered {
-    versions: Mutex<VecDeque<(Version, Version)>>,
+    versions: Mutex<Versions>,
     fewer: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Versions {
+    sent: VecDeque<(Version, Version)>,
+    /// The last one that was refused; it may be served later all the same.
+    refused: Option<(Version, Version)>,
 }
 
 /// Why a stream ends.
@@ -156,18 +163,19 @@ impl Session {
         let gateway = &self.identity.gateway;
         if let Some(Ack { version, faults, unknown }) = ack {
             count(&counts.acks);
-            let published = self.unanswered.answered(version);
+            let published = self.unanswered.acked(version);
             entered.update(|proxy| {
-                // News of a version that was answered before.
-                proxy.acked = published.or(proxy.acked);
-                proxy.nack = None;
+                // Otherwise it says something new of a version that it serves already, whatever it has refused since.
+                if published.is_some() {
+                    (proxy.acked, proxy.nack) = (published, None);
+                }
                 (proxy.listeners, proxy.unknown) = (faults, unknown);
             });
         }
         if let Some(nack) = nack {
             count(&counts.nacks);
             tracing::warn!(%gateway, pod = self.identity.pod, version = %nack.version, "a proxy refuses a version: {}", nack.reason);
-            if let Some(published) = self.unanswered.answered(nack.version) {
+            if let Some(published) = self.unanswered.nacked(nack.version) {
                 entered.update(|proxy| proxy.nack = Some((published, nack.reason)));
             }
         }
@@ -187,10 +195,11 @@ impl Session {
         let mut published = self.shared.published.clone();
         let mut sent: Option<Arc<Sendable>> = None;
         loop {
+            // First, so that what is sent then is the newest.
+            self.room().await?;
             published.borrow_and_update();
             let target = self.current(&published);
             if let Some(target) = target.filter(|target| sent.as_ref().is_none_or(|sent| !Arc::ptr_eq(sent, target))) {
-                self.room().await?;
                 self.send_version(sent.as_deref(), &target).await?;
                 count(&self.shared.counts.commits);
                 entered.update(|proxy| proxy.lacking.clone_from(&target.lacking));
@@ -211,48 +220,56 @@ impl Session {
         tokio::time::timeout(limits.write, room).await.map_err(|_| End::Slow(limits.write))
     }
 
+    /// Sends what makes `target` of what was sent before, or of what the proxy holds.
     async fn send_version(&self, sent: Option<&Sendable>, target: &Sendable) -> Result<(), End> {
         let held = self.hello.held.as_ref().map(|held| held.version);
+        let mut chunk = Vec::new();
         match sent {
-            Some(sent) => self.send_changes(target.snapshot.changes(&sent.snapshot)).await?,
+            Some(sent) => self.send_changes(&mut chunk, target.snapshot.changes(&sent.snapshot)).await?,
             None if held == Some(target.version) => {}
             None => {
-                self.send(&ToProxy::Reset {}).await?;
-                self.send_changes(target.snapshot.changes(&Snapshot::default())).await?;
+                self.append(&mut chunk, &ToProxy::Reset {})?;
+                self.send_changes(&mut chunk, target.snapshot.changes(&Snapshot::default())).await?;
             }
         }
+        self.append(&mut chunk, &ToProxy::Commit { version: target.version })?;
         // Before it is sent, because the answer may be quick.
         self.unanswered.sent(target.version, target.published);
-        self.send(&ToProxy::Commit { version: target.version }).await
-    }
-
-    async fn send_changes(&self, changes: Changes) -> Result<(), End> {
-        let removes = changes.removes.iter().map(|key| Message::Remove(key.to_string()));
-        let messages = removes.chain(changes.puts.into_iter().map(Message::Put));
-        let mut chunk = Vec::new();
-        for message in messages {
-            let limit = self.shared.options.limits.item;
-            frame::append(&mut chunk, &message.borrowed(), limit).inspect_err(|error| self.cannot_send(&message, error))?;
-            if chunk.len() >= CHUNK {
-                self.send_chunk(std::mem::take(&mut chunk).into()).await?;
-            }
-        }
-        if chunk.is_empty() { Ok(()) } else { self.send_chunk(chunk.into()).await }
-    }
-
-    fn cannot_send(&self, message: &Message, error: &FrameError) {
-        let gateway: &GatewayKey = &self.identity.gateway;
-        tracing::error!(%gateway, "{} cannot be sent to proxies: {error}", message.name());
-    }
-
-    async fn send(&self, message: &ToProxy<'_>) -> Result<(), End> {
-        let chunk = frame::frame(message, self.shared.options.limits.item)?;
         self.send_chunk(chunk).await
     }
 
-    async fn send_chunk(&self, chunk: Bytes) -> Result<(), End> {
+    /// Leaves the last of them in the chunk.
+    async fn send_changes(&self, chunk: &mut Vec<u8>, changes: Changes) -> Result<(), End> {
+        for key in &changes.removes {
+            self.append(chunk, &ToProxy::Remove { key: key.to_string() })?;
+        }
+        for item in &changes.puts {
+            self.append(chunk, &ToProxy::Put(item)).inspect_err(|end| self.cannot_send(item, end))?;
+            if chunk.len() >= CHUNK {
+                self.send_chunk(std::mem::take(chunk)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&self, chunk: &mut Vec<u8>, message: &ToProxy<'_>) -> Result<(), End> {
+        Ok(frame::append(chunk, message, self.shared.options.limits.item)?)
+    }
+
+    fn cannot_send(&self, item: &Item, end: &End) {
+        let gateway = &self.identity.gateway;
+        tracing::error!(%gateway, "{} cannot be sent to proxies: {end}", item.key());
+    }
+
+    async fn send(&self, message: &ToProxy<'_>) -> Result<(), End> {
+        let mut chunk = Vec::new();
+        self.append(&mut chunk, message)?;
+        self.send_chunk(chunk).await
+    }
+
+    async fn send_chunk(&self, chunk: Vec<u8>) -> Result<(), End> {
         let deadline = self.shared.options.limits.write;
-        send(&self.chunks, chunk, deadline).await.map_err(|unsent| match unsent {
+        send(&self.chunks, chunk.into(), deadline).await.map_err(|unsent| match unsent {
             Unsent::Over => End::Proxy,
             Unsent::Slow => End::Slow(deadline),
         })
@@ -264,45 +281,45 @@ impl Session {
     }
 }
 
-/// A change on its way.
-enum Message {
-    Remove(String),
-    Put(Item),
-}
-
-impl Message {
-    fn borrowed(&self) -> ToProxy<'_> {
-        match self {
-            Self::Remove(key) => ToProxy::Remove { key: key.clone() },
-            Self::Put(item) => ToProxy::Put(item),
-        }
-    }
-
-    fn name(&self) -> String {
-        match self {
-            Self::Remove(key) => key.clone(),
-            Self::Put(item) => item.key().to_string(),
-        }
-    }
-}
-
 impl Unanswered {
+    fn versions(&self) -> MutexGuard<'_, Versions> {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sent(&self, version: Version, published: Version) {
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner).push_back((version, published));
+        self.versions().sent.push_back((version, published));
     }
 
     fn len(&self) -> usize {
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.versions().sent.len()
     }
 
-    /// The published version that an answer is about: the last that was sent under this name. What was sent before it is answered, too.
-    fn answered(&self, version: Version) -> Option<Version> {
-        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = versions.iter().rposition(|(sent, _)| *sent == version)?;
-        let published = versions.drain(..=position).next_back().map(|(_, published)| published);
+    /// The published version that is served, if that is news.
+    fn acked(&self, version: Version) -> Option<Version> {
+        let mut versions = self.versions();
+        let acked = versions.answered(version).or_else(|| versions.refused.filter(|(refused, _)| *refused == version))?;
+        versions.refused = None;
         drop(versions);
         self.fewer.notify_one();
-        published
+        Some(acked.1)
+    }
+
+    /// The published version that is not served.
+    fn nacked(&self, version: Version) -> Option<Version> {
+        let mut versions = self.versions();
+        let nacked = versions.answered(version)?;
+        versions.refused = Some(nacked);
+        drop(versions);
+        self.fewer.notify_one();
+        Some(nacked.1)
+    }
+}
+
+impl Versions {
+    /// The last that was sent under this name. What was sent before it is answered, too.
+    fn answered(&mut self, version: Version) -> Option<(Version, Version)> {
+        let position = self.sent.iter().rposition(|(sent, _)| *sent == version)?;
+        self.sent.drain(..=position).next_back()
     }
 }
 
@@ -318,10 +335,12 @@ mod tests {
         for (version, published) in [(a, a), (b, b), (a, c), (b, a)] {
             unanswered.sent(version, published);
         }
-        assert_eq!(unanswered.answered(a), Some(c));
+        assert_eq!(unanswered.acked(a), Some(c));
         assert_eq!(unanswered.len(), 1);
-        assert_eq!(unanswered.answered(a), None, "answered already");
-        assert_eq!(unanswered.answered(b), Some(a));
-        assert_eq!(unanswered.answered(c), None, "never sent");
+        assert_eq!(unanswered.acked(a), None, "answered already");
+        assert_eq!(unanswered.nacked(b), Some(a));
+        assert_eq!(unanswered.nacked(b), None, "refused already");
+        assert_eq!(unanswered.acked(c), None, "never sent");
+        assert_eq!((unanswered.acked(b), unanswered.acked(b)), (Some(a), None), "served after all");
     }
 }

@@ -30,14 +30,13 @@ fn text(text: &str) -> Bytes {
 
 #[tokio::test]
 async fn a_proxy_that_does_not_read_is_dropped_and_the_others_are_served() {
-    let limits = ServerLimits { write: Duration::from_millis(300), ..ServerLimits::default() };
+    let limits = ServerLimits { write: Duration::from_secs(1), ..ServerLimits::default() };
     let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
-    // More than all buffers between.
+    // More than all buffers between, and quick to read.
     let mut large = snapshot(1);
-    for n in 0..100 {
-        let endpoints = (0..2000).map(|port| Endpoint { address: ([10, 0, n, 1], port).into() }).collect();
-        let backend = Arc::new(Backend { endpoints, ..Backend::default() });
-        large.backends.insert(format!("Service/infra/large:{n}").parse().unwrap(), backend);
+    for n in 0..40 {
+        let certificate = Arc::new(Certificate { chain: "x".repeat(100 << 10), key: String::new() });
+        large.certificates.insert(format!("Secret/infra/large-{n}").parse().unwrap(), certificate);
     }
     let version = bed.publish(&large);
     let (_files, _stream) = open(&bed, "slow").await;
@@ -73,6 +72,28 @@ async fn a_proxy_that_never_answers_is_sent_no_more_and_dropped() {
         () = tokio::time::sleep(SOON) => panic!("it is not dropped"),
     };
     assert_eq!(commits, 2);
+}
+
+#[tokio::test]
+async fn a_refusal_stands_until_something_newer_is_served() {
+    let bed = Bed::start().await;
+    let first = bed.publish(&snapshot(1));
+    let (_files, stream) = open(&bed, "a").await;
+    let say = |message: String| stream.chunks.try_send(text(&message)).unwrap();
+    bed.until("a", |_| true).await;
+    while bed.count(|counts| &counts.commits) < 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    say(format!(r#"{{"ack":{{"version":"{first}"}}}}"#));
+    bed.acked("a", first).await;
+    let second = bed.publish(&snapshot(2));
+    while bed.count(|counts| &counts.commits) < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    say(format!(r#"{{"nack":{{"version":"{second}","reason":"why"}}}}"#));
+    say(format!(r#"{{"ack":{{"version":"{first}","faults":{{"http":"news"}}}}}}"#));
+    let seen = bed.until("a", |proxy| !proxy.listeners.is_empty()).await;
+    assert_eq!((seen.acked, seen.nack), (Some(first), Some((second, "why".to_owned()))));
 }
 
 #[tokio::test]
@@ -242,4 +263,47 @@ async fn whatever_a_controller_breaks_the_proxy_goes_on_and_comes_again() {
     opened.say(r#"{"commit":{"version":"0123456789abcdef"}}"#).await;
     assert_eq!(opened.heard().await, None);
     assert_eq!(proxy.served(), [snapshot(1)], "through all of it");
+}
+
+/// Passes bytes between a proxy and a controller until it is told to hold them back without a word.
+async fn relay(to: SocketAddr, held: watch::Receiver<bool>) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let (mut held, far) = (held.clone(), TcpStream::connect(to).await.unwrap());
+            tokio::spawn(async move {
+                let (mut near, mut far) = (near, far);
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+                    () = async { drop(held.wait_for(|held| *held).await) } => {}
+                }
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_peer_that_has_vanished_is_noticed_at_both_ends() {
+    let ping = crate::Ping { every: Duration::from_millis(100), patience: Duration::from_millis(200) };
+    let limits = ServerLimits { ping, ..ServerLimits::default() };
+    let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
+    let version = bed.publish(&snapshot(1));
+    let (hold, held) = watch::channel(false);
+    let mut files = bed.proxy("a");
+    files.options.controller = relay(bed.server.address(), held).await.to_string();
+    files.options.limits.ping = ping;
+    // Whoever connects while bytes are held back gets nowhere.
+    files.options.limits.connect = Duration::from_secs(1);
+    let proxy = files.run();
+    bed.acked("a", version).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(bed.count(|counts| &counts.streams), 1, "silence is no death");
+    hold.send_replace(true);
+    bed.gone("a").await;
+    hold.send_replace(false);
+    bed.acked("a", version).await;
+    assert_eq!(proxy.served(), [snapshot(1)]);
 }

@@ -1,0 +1,58 @@
+//! Tests on a real cluster: its API server, its kubelet, and the controller as the chart installs it. One binary, because linking is slow.
+//!
+//! Without `ISTHMUS_CLUSTER_KUBECONFIG` it says so and ends well: `./dev test --all` and `cargo xtask cluster test` set it. Each test has
+//! namespaces of its own. Tests that disturb the controller run one after the other when all others have ended.
+
+#![forbid(unsafe_code)]
+
+mod addresses;
+mod certificates;
+mod fault;
+mod grants;
+mod harness;
+mod lifetimes;
+mod line;
+mod manifests;
+mod models;
+mod neighbours;
+mod node;
+mod outage;
+mod pods;
+mod proof;
+mod propagation;
+mod rights;
+mod rollouts;
+mod space;
+mod stage;
+mod status;
+mod traffic;
+
+use std::process::ExitCode;
+
+use crate::harness::{Test, With, test};
+
+const TESTS: &[Test] = &[
+    test!(With::Others, rollouts::of_backends_and_gateway),
+    test!(With::Others, certificates::a_secret_that_turns_malformed_or_goes),
+    test!(With::Others, grants::a_grant_that_is_deleted_stops_at_once),
+    test!(With::Others, neighbours::a_broken_route_hurts_only_itself),
+    test!(With::Others, neighbours::a_namespace_that_goes_hurts_nobody_else),
+    test!(With::Others, lifetimes::a_gateway_of_the_same_name_is_another_gateway),
+    test!(With::Others, lifetimes::a_class_of_another_controller_is_left_alone),
+    test!(With::Others, lifetimes::what_others_wrote_into_a_status_stays),
+    test!(With::Others, addresses::of_a_pool),
+    test!(With::Others, addresses::of_the_cluster_and_of_nodes),
+    test!(With::Others, pods::listeners_come_and_go_without_a_restart),
+    test!(With::Others, proof::programmed_means_that_it_answers),
+    test!(With::Others, proof::isthmus_wait_says_when_and_why_not),
+    test!(With::Others, models::a_newer_proxy_loses_nothing),
+    test!(With::Nobody, models::an_older_proxy_loses_nothing),
+    test!(With::Nobody, rollouts::of_the_controller),
+    test!(With::Nobody, outage::a_gateway_serves_and_restarts_without_a_controller),
+    test!(With::Nobody, rights::nothing_was_forbidden_and_a_proxy_may_do_nothing),
+    test!(With::Asked, propagation::bench),
+];
+
+fn main() -> ExitCode {
+    harness::main(TESTS)
+}
