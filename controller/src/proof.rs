@@ -123,7 +123,10 @@ impl Track {
         if let Some(at) = reached.flatten() {
             self.published.drain(..at);
             if let Some(first) = self.published.front() {
-                advance(&mut self.proven, &first.editions);
+                self.proven = first.editions.clone();
+            }
+            if let Some(newest) = self.published.back() {
+                forget(&mut self.proven, &newest.editions);
             }
         }
         proof.editions = self.proven.clone();
@@ -136,13 +139,6 @@ impl Track {
     }
 }
 
-/// Takes over what an acknowledged configuration carries.
-fn advance(proven: &mut Editions, acked: &Editions) {
-    proven.gateway = acked.gateway.clone();
-    proven.listener_sets = acked.listener_sets.clone();
-    proven.routes = acked.routes.clone();
-}
-
 /// What is not there any more, or is another object of the same name, has proven nothing.
 fn forget(proven: &mut Editions, wanted: &Editions) {
     let same = |a: &Edition, b: Option<&Edition>| b.is_some_and(|b| a.uid == b.uid);
@@ -151,4 +147,175 @@ fn forget(proven: &mut Editions, wanted: &Editions) {
     }
     proven.listener_sets.retain(|name, edition| same(edition, wanted.listener_sets.get(name)));
     proven.routes.retain(|key, edition| same(edition, wanted.routes.get(key)));
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_routing::{RouteKey, RouteKind, Snapshot};
+
+    use super::*;
+
+    fn key() -> GatewayKey {
+        GatewayKey { namespace: "shop".to_owned(), name: "edge".to_owned() }
+    }
+
+    fn route() -> RouteKey {
+        RouteKey { namespace: "shop".to_owned(), name: "r".to_owned(), kind: RouteKind::Http }
+    }
+
+    /// A version for each number.
+    fn version(number: u8) -> Version {
+        let mut snapshot = Snapshot::default();
+        let key = isthmus_routing::CertificateKey { namespace: "shop".to_owned(), name: number.to_string() };
+        snapshot.kept.insert(key);
+        snapshot.version()
+    }
+
+    fn edition(uid: &str, generation: i64) -> Edition {
+        Edition { uid: uid.to_owned(), generation }
+    }
+
+    fn editions(gateway: i64, route_generation: Option<i64>) -> Editions {
+        let routes = route_generation.map(|generation| (route(), edition("r", generation))).into_iter().collect();
+        Editions { gateway: edition("g", gateway), routes, ..Editions::default() }
+    }
+
+    struct World {
+        prover: Prover,
+        ready: BTreeSet<String>,
+        connected: BTreeMap<String, ProxyState>,
+        now: Instant,
+    }
+
+    impl World {
+        fn new(ready: &[&str]) -> Self {
+            let ready = ready.iter().map(|pod| (*pod).to_owned()).collect();
+            Self { prover: Prover::default(), ready, connected: BTreeMap::new(), now: Instant::now() }
+        }
+
+        fn publish(&mut self, number: u8, editions: Editions) {
+            self.prover.publish(BTreeMap::from([(key(), (version(number), editions))]), self.now);
+        }
+
+        fn ack(&mut self, pod: &str, number: u8) {
+            self.connected.insert(pod.to_owned(), ProxyState { acked: Some(version(number)), nack: None });
+        }
+
+        fn nack(&mut self, pod: &str, number: Option<u8>) {
+            let acked = number.map(version);
+            self.connected.insert(pod.to_owned(), ProxyState { acked, nack: Some("bad".to_owned()) });
+        }
+
+        fn judge(&mut self) -> (Proof, Judgement) {
+            let ready = BTreeMap::from([(key(), self.ready.clone())]);
+            let connected = BTreeMap::from([(key(), self.connected.clone())]);
+            let judgement = self.prover.judge(&ready, &connected, self.now);
+            (judgement.proofs[&key()].clone(), judgement)
+        }
+
+        /// The proven generations of the Gateway and the route; -1: none.
+        fn proven(&mut self) -> (i64, i64) {
+            let editions = self.judge().0.editions;
+            let of_route = editions.routes.get(&route()).map_or(-1, |edition| edition.generation);
+            (if editions.gateway.uid.is_empty() { -1 } else { editions.gateway.generation }, of_route)
+        }
+    }
+
+    #[test]
+    fn proven_is_what_every_ready_proxy_has_acknowledged() {
+        let mut world = World::new(&["a", "b"]);
+        world.publish(1, editions(1, Some(1)));
+        assert_eq!(world.proven(), (-1, -1), "nobody has acknowledged it");
+        world.ack("a", 1);
+        assert_eq!(world.proven(), (-1, -1), "one has not");
+        assert_eq!(world.judge().0.waiting, ["b"]);
+        world.ack("b", 1);
+        assert_eq!(world.proven(), (1, 1));
+        assert!(world.judge().1.settled);
+        world.publish(2, editions(1, Some(2)));
+        world.publish(3, editions(1, Some(3)));
+        world.ack("a", 3);
+        world.ack("b", 2);
+        assert_eq!(world.proven(), (1, 2), "as far as the slower one");
+        assert_eq!(world.judge().0.waiting, ["b"]);
+        world.ack("b", 3);
+        assert_eq!(world.proven(), (1, 3));
+    }
+
+    #[test]
+    fn it_is_latched_for_a_generation() {
+        let mut world = World::new(&["a"]);
+        world.publish(1, editions(1, Some(1)));
+        world.ack("a", 1);
+        assert_eq!(world.proven(), (1, 1));
+        world.publish(2, editions(1, Some(1)));
+        assert_eq!(world.proven(), (1, 1), "endpoints changed, and the proxy has them not yet");
+        world.ready.clear();
+        assert_eq!((world.proven(), world.judge().0.ready), ((1, 1), 0), "that nobody is ready is told apart");
+    }
+
+    #[test]
+    fn the_same_bytes_for_newer_objects_need_no_new_acknowledgement() {
+        let mut world = World::new(&["a"]);
+        world.publish(1, editions(1, Some(1)));
+        world.ack("a", 1);
+        assert_eq!(world.proven(), (1, 1));
+        world.publish(1, editions(2, Some(5)));
+        assert_eq!(world.proven(), (2, 5));
+    }
+
+    #[test]
+    fn recreated_and_removed_objects_have_proven_nothing() {
+        let mut world = World::new(&["a"]);
+        world.publish(1, editions(4, Some(4)));
+        world.ack("a", 1);
+        assert_eq!(world.proven(), (4, 4));
+        let other = Editions { gateway: edition("g2", 1), routes: [(route(), edition("r2", 1))].into(), ..Editions::default() };
+        world.publish(2, other);
+        assert_eq!(world.proven(), (-1, -1));
+        world.ack("a", 2);
+        assert_eq!(world.proven(), (1, 1));
+        world.publish(3, Editions { routes: BTreeMap::new(), gateway: edition("g2", 1), ..Editions::default() });
+        assert_eq!(world.proven(), (1, -1));
+    }
+
+    #[test]
+    fn laggards_are_left_out_after_a_while_and_refusals_are_not() {
+        let mut world = World::new(&["a", "b", "c"]);
+        world.publish(1, editions(1, None));
+        world.ack("a", 1);
+        world.ack("b", 9);
+        let (proof, judgement) = world.judge();
+        assert_eq!((proof.waiting, proof.left_out.len()), (vec!["b".to_owned(), "c".to_owned()], 0));
+        assert_eq!(judgement.until, Some(world.now + PATIENCE));
+        world.now += PATIENCE;
+        let (proof, judgement) = world.judge();
+        assert_eq!(proof.left_out, ["b (has not acknowledged it for 10 s)", "c (not connected to the controller)"]);
+        assert_eq!((world.proven(), judgement.until), ((1, -1), None));
+        world.publish(2, editions(2, None));
+        world.ack("a", 2);
+        world.nack("b", Some(1));
+        world.now += PATIENCE;
+        assert_eq!(world.judge().0.waiting, ["b (refused it: bad)"]);
+        assert_eq!(world.proven(), (1, -1), "a refusal is never an acknowledgement");
+    }
+
+    #[test]
+    fn nobody_left_to_wait_for_proves_nothing() {
+        let mut world = World::new(&["a"]);
+        world.publish(1, editions(1, None));
+        world.now += PATIENCE;
+        assert_eq!(world.proven(), (-1, -1));
+    }
+
+    #[test]
+    fn what_nobody_acknowledges_is_not_remembered_for_ever() {
+        let mut world = World::new(&["a"]);
+        for number in 0..40 {
+            world.publish(number, editions(i64::from(number) + 1, None));
+        }
+        assert_eq!(world.prover.gateways[&key()].published.len(), REMEMBERED);
+        world.ack("a", 39);
+        assert_eq!(world.proven(), (40, -1));
+    }
 }

@@ -53,7 +53,12 @@ mod tests {
     fn only_ready_pods_of_the_gateways_own_service_count() {
         let mut objects = Objects::default();
         for object in [
-            slice("shop", "one", "isthmus-edge", &json!([endpoint("a", Some(true)), endpoint("b", Some(false)), endpoint("c", None)])),
+            slice(
+                "shop",
+                "one",
+                "isthmus-edge",
+                &json!([endpoint("a", Some(true)), endpoint("b", Some(false)), endpoint("c", None)]),
+            ),
             slice("shop", "two", "isthmus-edge", &json!([endpoint("a", Some(true)), endpoint("d", Some(true))])),
             slice("shop", "three", "front", &json!([endpoint("e", Some(true))])),
             slice("bank", "one", "isthmus-edge", &json!([endpoint("f", Some(true))])),

@@ -121,8 +121,12 @@ async fn run(tests: &'static [Test], arguments: &Arguments, kubeconfig: &std::pa
             passed += usize::from(ok);
         }
     }
+    let left = stage::swept(&cluster).await.err();
+    if let Some(fault) = &left {
+        println!("FAIL {fault}");
+    }
     println!("\n{passed} of {} passed in {:.0} s", chosen.len(), start.elapsed().as_secs_f32());
-    Ok(passed == chosen.len() && passed > 0)
+    Ok(passed == chosen.len() && passed > 0 && left.is_none())
 }
 
 /// Runs a test, takes away what it made, and prints its row.

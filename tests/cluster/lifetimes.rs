@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::fault::{Outcome, ensure};
 use crate::line;
-use crate::manifests::{DEPLOYMENT, HASTY, HOST, gateway, gateway_of, programmed, route, served};
+use crate::manifests::{DEPLOYMENT, HASTY, HOST, PODS, echo, gateway, gateway_of, programmed, route, served};
 use crate::space::{SLOW, text};
 use crate::stage::Stage;
 use crate::status;
+use crate::traffic::Traffic;
+
+const ANOTHER: &str = "example.com/another-controller";
 
 pub(crate) async fn a_gateway_of_the_same_name_is_another_gateway(stage: Arc<Stage>) -> Outcome {
     let space = stage.space(json!({})).await?;
@@ -35,7 +38,7 @@ pub(crate) async fn a_gateway_of_the_same_name_is_another_gateway(stage: Arc<Sta
 
 pub(crate) async fn a_class_of_another_controller_is_left_alone(stage: Arc<Stage>) -> Outcome {
     let space = stage.space(json!({})).await?;
-    let class = stage.foreign_class().await?;
+    let class = stage.class(ANOTHER).await?;
     space.apply(&gateway_of(&class, 1, HASTY, "")).await?;
     space.apply(&route("shop", "/", "echo", "")).await?;
     // Nothing happens, which takes a while to see.
@@ -59,6 +62,28 @@ pub(crate) async fn a_class_of_another_controller_is_left_alone(stage: Arc<Stage
     Ok(())
 }
 
+pub(crate) async fn a_class_that_goes_leaves_its_gateways_serving(stage: Arc<Stage>) -> Outcome {
+    let space = stage.space(json!({})).await?;
+    let class = stage.class(status::CONTROLLER).await?;
+    space.apply(&gateway_of(&class, 1, HASTY, "")).await?;
+    space.apply(&echo("echo", 1)).await?;
+    space.apply(&route("shop", "/", "echo", "")).await?;
+    space.rolled_out("echo", "app=echo").await?;
+    let address = programmed(&space, 80).await?;
+    space.until("HTTPRoute", "shop", "served", SLOW, status::is_served).await?;
+    let traffic = Traffic::start(address, "/", 200);
+    let pods = space.list("Pod", PODS).await?.len();
+    stage.classes_api().delete(&class, &DeleteParams::background()).await?;
+    traffic.until(600).await;
+    ensure!(space.list("Pod", PODS).await?.len() == pods, "its pods went");
+    // It is back, and so is what follows from the objects.
+    stage.class(status::CONTROLLER).await?;
+    space.apply(&route("later", "/later", "echo", "")).await?;
+    space.until("HTTPRoute", "later", "served", SLOW, status::is_served).await?;
+    stage.say(traffic.finish().await?.to_string());
+    Ok(())
+}
+
 pub(crate) async fn what_others_wrote_into_a_status_stays(stage: Arc<Stage>) -> Outcome {
     let space = stage.space(json!({})).await?;
     served(&space, 1, HASTY).await?;
@@ -70,7 +95,7 @@ pub(crate) async fn what_others_wrote_into_a_status_stays(stage: Arc<Stage>) -> 
         })
     };
     let theirs = json!({
-        "controllerName": "example.com/another-controller", "parentRef": { "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "another" },
+        "controllerName": ANOTHER, "parentRef": { "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "another" },
         "conditions": [condition("Accepted")],
     });
     let mut parents = space.get("HTTPRoute", "shop").await?.data["status"]["parents"].as_array().cloned().unwrap_or_default();

@@ -39,6 +39,7 @@ const TESTS: &[Test] = &[
     test!(With::Others, neighbours::a_namespace_that_goes_hurts_nobody_else),
     test!(With::Others, lifetimes::a_gateway_of_the_same_name_is_another_gateway),
     test!(With::Others, lifetimes::a_class_of_another_controller_is_left_alone),
+    test!(With::Others, lifetimes::a_class_that_goes_leaves_its_gateways_serving),
     test!(With::Others, lifetimes::what_others_wrote_into_a_status_stays),
     test!(With::Others, addresses::of_a_pool),
     test!(With::Others, addresses::of_the_cluster_and_of_nodes),

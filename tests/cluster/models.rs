@@ -51,11 +51,10 @@ pub(crate) async fn an_older_proxy_loses_nothing(stage: Arc<Stage>) -> Outcome {
     let before = arguments(&system).await?;
     let mut newer: Vec<Value> = before.as_array().cloned().unwrap_or_default();
     newer.push(json!("--model=2"));
+    let undo = system.clone();
+    stage.afterwards(move || async move { set_arguments(&undo, &before).await });
     set_arguments(&system, &json!(newer)).await?;
-    let outcome = edits(&stage, &space, address).await;
-    // In any case.
-    set_arguments(&system, &before).await?;
-    outcome
+    edits(&stage, &space, address).await
 }
 
 async fn edits(stage: &Stage, space: &Space, address: SocketAddr) -> Outcome {
@@ -85,9 +84,9 @@ async fn arguments(system: &Space) -> Outcome<Value> {
 
 async fn set_arguments(system: &Space, arguments: &Value) -> Outcome {
     let path = "/spec/template/spec/containers/0/args";
-    let patch = serde_json::from_value(json!([{ "op": "replace", "path": path, "value": arguments }]))?;
-    let patch = kube::api::Patch::Json::<()>(patch);
-    system.api("Deployment").patch(CONTROLLER, &kube::api::PatchParams::default(), &patch).await?;
+    let operations = json!([{ "op": "replace", "path": path, "value": arguments }]);
+    system.patch("Deployment", CONTROLLER, operations).await?;
+    system.disown("Deployment", CONTROLLER).await?;
     system.rolled_out(CONTROLLER, CONTROLLER_PODS).await
 }
 

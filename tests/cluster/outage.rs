@@ -19,11 +19,11 @@ pub(crate) async fn a_gateway_serves_and_restarts_without_a_controller(stage: Ar
     let address = served(&space, 1, HASTY).await?;
     let system = stage.system();
     let before = system.get("Deployment", CONTROLLER).await?.data["spec"]["replicas"].as_i64().unwrap_or(2);
+    let undo = system.clone();
+    stage.afterwards(move || async move { scale(&undo, before).await });
     let traffic = Traffic::start(address, "/", 300);
-    let outcome = without(&stage, &space, &system, address, traffic).await;
-    // In any case.
+    without(&stage, &space, &system, address, traffic).await?;
     scale(&system, before).await?;
-    outcome?;
     space.apply(&route("later", "/later", "echo", "")).await?;
     space.until("HTTPRoute", "later", "served", SLOW, status::is_served).await?;
     ensure!(line::get(address, "/later").await?.status == 200, "a route that was made after that is not served");
@@ -51,5 +51,6 @@ async fn without(stage: &Stage, space: &Space, system: &Space, address: std::net
 
 async fn scale(system: &Space, replicas: i64) -> Outcome {
     system.merge("Deployment", CONTROLLER, &json!({ "spec": { "replicas": replicas } })).await?;
+    system.disown("Deployment", CONTROLLER).await?;
     system.rolled_out(CONTROLLER, CONTROLLER_PODS).await
 }

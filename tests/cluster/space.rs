@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::runtime::wait::await_condition;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fault::{Fault, Outcome};
 use crate::stage::Stage;
 
 /// How long the cluster may take for what has no limit of its own: a pod's start, an address.
 pub(crate) const SLOW: Duration = Duration::from_secs(90);
+
+/// Who owns the fields that tests write.
+const MANAGER: &str = "isthmus-tests";
 
 /// A namespace.
 #[derive(Clone)]
@@ -43,7 +46,7 @@ impl Space {
     /// Applies an object; returns when the API server has accepted it.
     pub(crate) async fn apply_value(&self, value: &Value) -> Outcome<DynamicObject> {
         let (kind, name) = (text(&value["kind"]), text(&value["metadata"]["name"]));
-        let params = PatchParams::apply("isthmus-tests").force();
+        let params = PatchParams::apply(MANAGER).force();
         self.api(kind)
             .patch(name, &params, &Patch::Apply(value))
             .await
@@ -52,7 +55,21 @@ impl Space {
 
     /// Merges into an object.
     pub(crate) async fn merge(&self, kind: &str, name: &str, patch: &Value) -> Outcome<DynamicObject> {
-        Ok(self.api(kind).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?)
+        Ok(self.api(kind).patch(name, &as_us(), &Patch::Merge(patch)).await?)
+    }
+
+    /// Applies a JSON patch to an object.
+    pub(crate) async fn patch(&self, kind: &str, name: &str, operations: Value) -> Outcome<DynamicObject> {
+        let patch = Patch::Json::<()>(serde_json::from_value(operations)?);
+        Ok(self.api(kind).patch(name, &as_us(), &patch).await?)
+    }
+
+    /// Gives up the ownership of fields of an object, so that whoever installed it can change them: Helm applies on the server.
+    pub(crate) async fn disown(&self, kind: &str, name: &str) -> Outcome {
+        let fields = self.get(kind, name).await?.metadata.managed_fields.unwrap_or_default();
+        let others: Vec<_> = fields.into_iter().filter(|entry| entry.manager.as_deref() != Some(MANAGER)).collect();
+        self.patch(kind, name, json!([{ "op": "replace", "path": "/metadata/managedFields", "value": others }])).await?;
+        Ok(())
     }
 
     /// An object as it is.
@@ -109,8 +126,8 @@ impl Space {
     pub(crate) async fn roll(&self, deployment: &str, labels: &str) -> Outcome<Duration> {
         let start = Instant::now();
         let now = jiff::Timestamp::now().to_string();
-        let annotation = serde_json::json!({ "kubectl.kubernetes.io/restartedAt": now });
-        let patch = serde_json::json!({ "spec": { "template": { "metadata": { "annotations": annotation } } } });
+        let annotation = json!({ "kubectl.kubernetes.io/restartedAt": now });
+        let patch = json!({ "spec": { "template": { "metadata": { "annotations": annotation } } } });
         self.merge("Deployment", deployment, &patch).await?;
         self.rolled_out(deployment, labels).await?;
         Ok(start.elapsed())
@@ -127,6 +144,10 @@ impl Space {
         })
         .await
     }
+}
+
+fn as_us() -> PatchParams {
+    PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 fn is_rolled_out(deployment: &DynamicObject) -> bool {

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, LogParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, ResourceExt as _};
+use kube::{Client, Config, ResourceExt};
 use serde_json::json;
 
 use crate::fault::{Fault, Outcome, ensure};
@@ -20,6 +21,8 @@ const LABEL: &str = "isthmus.dev/tests";
 pub(crate) const SYSTEM: &str = "isthmus-system";
 /// Namespaces older than this were left by a run that was killed.
 const LEFT: Duration = Duration::from_secs(15 * 60);
+/// How long a namespace may take to go with everything in it.
+const SWEPT: Duration = Duration::from_secs(120);
 
 /// A client with the rights of the kubeconfig.
 pub(crate) async fn connect(kubeconfig: &Path) -> Outcome<Client> {
@@ -43,6 +46,21 @@ pub(crate) async fn clear(client: &Client) -> Outcome {
     Ok(())
 }
 
+/// Waits until nothing of this run is left.
+pub(crate) async fn swept(client: &Client) -> Outcome {
+    let mark = format!("-{}-", std::process::id());
+    eventually(SWEPT, "namespaces of this run go", || async {
+        let found = Api::<Namespace>::all(client.clone()).list(&ListParams::default().labels(LABEL)).await?;
+        let left: Vec<String> = found.iter().map(ResourceExt::name_any).filter(|name| name.contains(&mark)).collect();
+        if !left.is_empty() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        ensure!(left.is_empty(), "{}", left.join(", "));
+        Ok(())
+    })
+    .await
+}
+
 /// One test's part of the cluster.
 pub(crate) struct Stage {
     pub(crate) client: Client,
@@ -50,13 +68,24 @@ pub(crate) struct Stage {
     namespaces: Mutex<Vec<String>>,
     classes: Mutex<Vec<String>>,
     said: Mutex<Vec<String>>,
+    undo: Mutex<Vec<Undo>>,
 }
+
+/// Something to do at the end of a test, whatever that is.
+type Undo = Box<dyn FnOnce() -> BoxFuture<'static, Outcome> + Send>;
 
 impl Stage {
     /// For the test of this name.
     pub(crate) fn new(client: Client, name: &str) -> Self {
         let name = name.rsplit("::").next().unwrap_or(name).replace('_', "-");
-        Self { client, name, namespaces: Mutex::default(), classes: Mutex::default(), said: Mutex::default() }
+        Self {
+            client,
+            name,
+            namespaces: Mutex::default(),
+            classes: Mutex::default(),
+            said: Mutex::default(),
+            undo: Mutex::default(),
+        }
     }
 
     /// A namespace of its own, with labels besides ours.
@@ -75,20 +104,21 @@ impl Stage {
         Ok(Space::new(self, name))
     }
 
-    /// A GatewayClass of another controller; returns its name.
-    pub(crate) async fn foreign_class(&self) -> Outcome<String> {
+    /// A GatewayClass of a controller; returns its name.
+    pub(crate) async fn class(&self, controller: &str) -> Outcome<String> {
         let name = format!("t-{}-{}", self.name.chars().take(24).collect::<String>(), std::process::id());
         let body = json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
             "metadata": { "name": name, "labels": { LABEL: "cluster" } },
-            "spec": { "controllerName": "example.com/another-controller" },
+            "spec": { "controllerName": controller },
         });
         lock(&self.classes).push(name.clone());
         self.classes_api().create(&PostParams::default(), &serde_json::from_value(body)?).await?;
         Ok(name)
     }
 
-    fn classes_api(&self) -> Api<DynamicObject> {
+    /// GatewayClasses, which are in no namespace.
+    pub(crate) fn classes_api(&self) -> Api<DynamicObject> {
         Api::all_with(self.client.clone(), &space::resource("GatewayClass"))
     }
 
@@ -107,11 +137,23 @@ impl Stage {
         lock(&self.said).clone()
     }
 
-    /// Deletes what it made, without waiting for the end of it.
+    /// Has something be done when the test has ended, however it ends.
+    pub(crate) fn afterwards<F>(&self, undo: impl FnOnce() -> F + Send + 'static)
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        lock(&self.undo).push(Box::new(|| Box::pin(undo())));
+    }
+
+    /// Undoes what is to be undone, and deletes what it made, without waiting for the end of it.
     pub(crate) async fn end(&self) -> Outcome {
         let delete = DeleteParams::background();
+        let undo = std::mem::take(&mut *lock(&self.undo));
         let (namespaces, classes) = (lock(&self.namespaces).clone(), lock(&self.classes).clone());
         let mut faults = Vec::new();
+        for undo in undo.into_iter().rev() {
+            faults.extend(undo().await.err().map(|fault| fault.to_string()));
+        }
         for name in &namespaces {
             let deleted = Api::<Namespace>::all(self.client.clone()).delete(name, &delete).await;
             faults

@@ -280,6 +280,11 @@ impl ApiServer {
         find(&lock(&self.shared.store), kind, name).1.map(|object| (*object).clone())
     }
 
+    /// Whether a kind is served.
+    pub fn serves(&self, kind: &str) -> bool {
+        lock(&self.shared.store).served().iter().any(|one| one.kind == kind)
+    }
+
     /// All objects of a kind, in the order of namespace and name.
     pub fn list(&self, kind: &str) -> Vec<Value> {
         let store = lock(&self.shared.store);

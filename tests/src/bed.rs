@@ -1,12 +1,13 @@
 //! A data plane in process, on loopback addresses of its own.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use isthmus_dataplane::{Dataplane, Limits, Options, Report};
-use isthmus_routing::Snapshot;
+use isthmus_routing::{GatewayKey, Snapshot};
 use tokio::sync::watch;
 
 /// How long a snapshot may take to be served before a test gives up.
@@ -35,11 +36,17 @@ impl Bed {
     /// Serves the snapshot and waits until it is live.
     ///
     /// # Panics
-    /// When it is not live within ten seconds or a listener cannot be opened.
+    /// When it is not live within ten seconds, or a listener has a fault: all but those have none whose certificates are not in the
+    /// snapshot, because each is to be kept and was never held.
     pub async fn serve(&self, snapshot: Snapshot) -> Arc<Report> {
+        let bare = without_certificate(&snapshot);
         let report = self.try_serve(snapshot).await;
-        let faults: Vec<_> = report.listeners.iter().filter_map(|listener| listener.fault.as_ref()).collect();
-        assert!(faults.is_empty(), "listeners cannot be opened: {faults:?}");
+        for listener in &report.listeners {
+            let expected = bare.contains(&(listener.gateway.clone(), listener.name.clone()));
+            let fault = listener.fault.as_deref();
+            assert_eq!(fault.is_some_and(|fault| fault.starts_with("every handshake fails")), expected, "{listener:?}");
+            assert!(expected || fault.is_none(), "{listener:?}");
+        }
         report
     }
 
@@ -57,6 +64,15 @@ impl Bed {
             .expect("the data plane runs as long as the test bed")
             .clone()
     }
+}
+
+/// Listeners that refer to certificates and of whose certificates the snapshot has none.
+fn without_certificate(snapshot: &Snapshot) -> BTreeSet<(GatewayKey, String)> {
+    let listeners = snapshot.gateways.iter().flat_map(|(key, gateway)| gateway.listeners.iter().map(move |one| (key, one)));
+    let bare = listeners.filter(|(_, listener)| {
+        !listener.certificates.is_empty() && listener.certificates.iter().all(|key| !snapshot.certificates.contains_key(key))
+    });
+    bare.map(|(key, listener)| (key.clone(), listener.name.clone())).collect()
 }
 
 /// Options for tests: no admin, no log, short limits left to the caller.

@@ -110,6 +110,9 @@ pub struct Expect {
     /// Not checked by the match function alone: the answer is made before or after matching (a malformed request, a misdirected one).
     #[serde(default)]
     pub sockets_only: bool,
+    /// No response comes: the port is closed, or, if a listener is there, its handshake fails.
+    #[serde(default)]
+    pub refused: bool,
 }
 
 fn default_host() -> String {

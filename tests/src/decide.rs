@@ -14,7 +14,14 @@ pub fn check(snapshot: &Snapshot, exchange: &Exchange) -> Result<(), String> {
     if exchange.expect.sockets_only {
         return Ok(());
     }
-    let (_, listeners) = listeners(snapshot, exchange)?;
+    let (port, listeners) = listeners(snapshot, exchange)?;
+    if exchange.expect.refused {
+        // What a handshake makes of a listener is the data plane's.
+        return Ok(());
+    }
+    if listeners.is_empty() {
+        return Err(format!("the gateway has no listener on port {port}"));
+    }
     let (raw_path, query) =
         exchange.path.split_once('?').map_or((exchange.path.as_str(), None), |(path, query)| (path, Some(query)));
     let path = path::normalise(raw_path).map_err(|error| format!("path: {error}"))?;
@@ -51,7 +58,7 @@ pub fn check(snapshot: &Snapshot, exchange: &Exchange) -> Result<(), String> {
     }
 }
 
-/// The Gateway's port that the exchange goes to, and the listeners on it.
+/// The Gateway's port that the exchange goes to, and the listeners on it; maybe none.
 ///
 /// # Errors
 /// When the case has no such Gateway, or several and the exchange names none.
@@ -67,9 +74,6 @@ pub fn listeners<'s>(snapshot: &'s Snapshot, exchange: &Exchange) -> Result<(u16
         None => gateway.listeners.first().ok_or("the gateway serves no listener")?.port,
     };
     let listeners: Vec<_> = gateway.listeners.iter().filter(|listener| listener.port == port).collect();
-    if listeners.is_empty() {
-        return Err(format!("the gateway has no listener on port {port}"));
-    }
     Ok((port, listeners))
 }
 

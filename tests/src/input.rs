@@ -1,6 +1,6 @@
 //! `input.yaml` and `options.yaml` of a case: objects as an API server would hold them, and endpoints for their Services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use isthmus_api::{NamespacedName, Objects, decode};
@@ -10,13 +10,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::case::Case;
+use crate::certificate::Wanted;
 
 /// The objects of a case.
 #[derive(Debug)]
 pub struct Input {
     /// What an API server would hold.
     pub objects: Objects,
-    /// What it would refuse: one line each.
+    /// What it would refuse, and what it holds and nobody here can read: one line each.
     pub rejected: Vec<String>,
     options: CaseOptions,
 }
@@ -25,9 +26,12 @@ pub struct Input {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CaseOptions {
-    /// Secrets that are made for the case, with the names in their certificate.
+    /// Secrets that are made for the case: the names in their certificate, or `{hosts: [..], odd: ..}`.
     #[serde(default)]
-    certificates: BTreeMap<NamespacedName, Vec<String>>,
+    certificates: BTreeMap<NamespacedName, Wanted>,
+    /// Objects (`kind/name`) that the API server does not check: its CRDs are older or newer than ours.
+    #[serde(default)]
+    unchecked: BTreeSet<String>,
     /// EndpointSlices of the default namespace whose port becomes that of a running echo server for the Service.
     #[serde(default)]
     live: BTreeMap<String, NamespacedName>,
@@ -53,7 +57,7 @@ impl Input {
         for document in documents {
             input.admit(document)?;
         }
-        let certificates: Vec<_> = input.options.certificates.iter().map(|(name, hosts)| certificate(name, hosts)).collect();
+        let certificates: Vec<_> = input.options.certificates.iter().map(|(name, wanted)| wanted.secret(name)).collect();
         for secret in certificates {
             input.admit(secret)?;
         }
@@ -63,6 +67,13 @@ impl Input {
     fn admit(&mut self, document: Value) -> Result<(), String> {
         let name =
             format!("{}/{}", document["kind"].as_str().unwrap_or("?"), document["metadata"]["name"].as_str().unwrap_or("?"));
+        if self.options.unchecked.contains(&name) {
+            match decode(stored(document)) {
+                Ok(object) => drop(self.objects.apply(object)),
+                Err(error) => self.rejected.push(format!("{name} is stored and does not decode: {error}")),
+            }
+            return Ok(());
+        }
         match isthmus_admission::admit(document) {
             Ok(admitted) => {
                 let object =
@@ -144,6 +155,17 @@ impl Input {
     }
 }
 
+/// What every API server adds.
+fn stored(mut document: Value) -> Value {
+    let metadata = &mut document["metadata"];
+    for (field, value) in [("namespace", json!("default")), ("generation", json!(1))] {
+        if metadata[field].is_null() {
+            metadata[field] = value;
+        }
+    }
+    document
+}
+
 /// The key of a Gateway object.
 pub fn gateway_key(name: &NamespacedName) -> GatewayKey {
     GatewayKey { namespace: name.namespace.clone(), name: name.name.clone() }
@@ -167,16 +189,5 @@ fn endpoint_slice(name: &str, key: &BackendKey, port_name: &str, endpoint: Socke
         "addressType": "IPv4",
         "ports": [{"name": port_name, "port": endpoint.port(), "protocol": "TCP"}],
         "endpoints": [{"addresses": [endpoint.ip().to_string()], "conditions": {"ready": true}}],
-    })
-}
-
-fn certificate(name: &NamespacedName, hosts: &[String]) -> Value {
-    let made = rcgen::generate_simple_self_signed(hosts.to_vec()).expect("the names of a case are DNS names");
-    json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name.name, "namespace": name.namespace},
-        "type": "kubernetes.io/tls",
-        "stringData": {"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()},
     })
 }

@@ -6,6 +6,7 @@ pub mod api_server;
 pub mod backend;
 pub mod bed;
 pub mod case;
+pub mod certificate;
 pub mod client;
 pub mod decide;
 pub mod input;

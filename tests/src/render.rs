@@ -6,7 +6,8 @@ use isthmus_api::status::{Condition, ListenerStatus, RouteStatus, Statuses};
 use isthmus_routing::{Matches, Rule, Snapshot, Target, WeightedBackend};
 use serde::Serialize;
 
-/// The snapshot: listeners with their attachments, rules, backends. Endpoints are counted, certificates named.
+/// The snapshot: listeners with their attachments, rules, backends. Endpoints are counted, certificates named; `kept` is a
+/// reference whose content cannot be read now, so that proxies go on with what they hold.
 pub fn snapshot(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     for (key, gateway) in &snapshot.gateways {
@@ -39,6 +40,9 @@ pub fn snapshot(snapshot: &Snapshot) -> String {
     }
     for key in snapshot.certificates.keys() {
         let _ = writeln!(out, "{key}: certificate");
+    }
+    for key in &snapshot.kept {
+        let _ = writeln!(out, "{key}: kept");
     }
     if out.is_empty() { "{}\n".to_owned() } else { out }
 }

@@ -65,6 +65,9 @@ fn observer(sender: tokio::sync::mpsc::UnboundedSender<Seen>, key: &BackendKey) 
 
 async fn check_exchange(snapshot: &Snapshot, exchange: &Exchange, seen: &mut UnboundedReceiver<Seen>) -> Result<(), String> {
     let (port, listeners) = decide::listeners(snapshot, exchange)?;
+    if listeners.is_empty() && !exchange.expect.refused {
+        return Err(format!("the gateway has no listener on port {port}"));
+    }
     let gateway = snapshot
         .gateways
         .iter()
@@ -72,6 +75,13 @@ async fn check_exchange(snapshot: &Snapshot, exchange: &Exchange, seen: &mut Unb
     let address = gateway.and_then(|(_, gateway)| gateway.addresses.first()).ok_or("the gateway has no address")?;
     let address = socket(*address, port);
     let tls = listeners.iter().any(|listener| listener.protocol == Protocol::Https);
+    if exchange.expect.refused {
+        let begins = if listeners.is_empty() { "connect to " } else { "TLS handshake: " };
+        return match client::send(address, tls, exchange).await {
+            Err(fault) if fault.starts_with(begins) => Ok(()),
+            other => Err(format!("expected `{begins}` and a reason, found {other:?}")),
+        };
+    }
     match exchange.times {
         Some(times) => check_shares(address, tls, exchange, times, seen).await,
         None => {

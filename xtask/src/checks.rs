@@ -3,8 +3,9 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::cluster::{self, Cluster};
 use crate::fault::Fault;
-use crate::{cache, chart, go, process, schemas, suites, workspace};
+use crate::{cache, chart, cluster_tests, conformance, go, process, schemas, suites, workspace};
 
 const CARGO_DENY: &str = "0.20.2";
 
@@ -38,8 +39,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
         rows.push(check("dependencies", dependencies));
         rows.push(check("chart", || chart::run(&chart::Arguments::default())));
         rows.push(check("suites", || suites::run(&suites::Arguments::default())));
+        rows.extend(on_a_cluster());
     }
     report(&rows)
+}
+
+/// One cluster for all that needs one; it is gone afterwards, unless it was there before or is somebody's own.
+fn on_a_cluster() -> Vec<Row> {
+    let was_there = Cluster::running().is_ok();
+    let mut cluster = None;
+    let mut rows = vec![check("cluster", || {
+        cluster = Some(Cluster::up()?);
+        Ok(())
+    })];
+    if let Some(cluster) = &cluster {
+        rows.push(check("conformance", conformance::check));
+        rows.push(check("cluster tests", || cluster_tests::on(cluster, &cluster_tests::Arguments::default())));
+    }
+    if !was_there && cluster.as_ref().is_none_or(Cluster::is_ours) {
+        rows.push(check("cluster down", cluster::down));
+    }
+    rows
 }
 
 fn check(name: &'static str, what: impl FnOnce() -> Result<(), Fault>) -> Row {

@@ -89,6 +89,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
     if faults.is_empty() { Ok(()) } else { Err(Fault::said(format!("conformance:\n  {}", faults.join("\n  ")))) }
 }
 
+/// Everything that is claimed, and that it is what the committed report says.
+pub(crate) fn check() -> Result<(), Fault> {
+    run(&Arguments { check: true, ..Arguments::default() })
+}
+
 /// One run of the suite and what it left.
 struct Round {
     run: Run,

@@ -1,7 +1,7 @@
 //! Addresses from pools.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_api::{NamespacedName, Service};
@@ -151,7 +151,9 @@ fn demand(candidate: &Candidate<'_>, holders: &mut Holders, own: &mut Vec<IpAddr
             None if !candidate.in_pool(ip) => {
                 Some(format!("{ip} is not in an address pool of the GatewayClass; ask for one that is"))
             }
-            None if !candidate.has_family(ip.is_ipv4()) => Some(format!("{ip} is of an IP family that the Service does not have")),
+            None if !candidate.has_family(ip.is_ipv4()) => {
+                Some(format!("{ip} is of an IP family that the Service does not have"))
+            }
             None => None,
         };
         match fault {

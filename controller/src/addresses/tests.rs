@@ -46,7 +46,7 @@ impl World {
     }
 
     /// The Gateway's Service as the provisioner makes it, with this on top.
-    fn service(&mut self, name: &str, spec: Value, ingress: Value) -> &mut Self {
+    fn service(&mut self, name: &str, spec: &Value, ingress: &Value) -> &mut Self {
         let class = provision::is_pooled(&self.infrastructure[&key(name)]).then_some(provision::POOL_CLASS);
         let mut service = json!({
             "apiVersion": "v1", "kind": "Service",
@@ -64,7 +64,7 @@ impl World {
         self
     }
 
-    fn node(&mut self, name: &str, addresses: Value, ready: &str) -> &mut Self {
+    fn node(&mut self, name: &str, addresses: &Value, ready: &str) -> &mut Self {
         let node = json!({"metadata": {"name": name}, "status": {"addresses": addresses, "conditions": [{"type": "Ready", "status": ready}]}});
         self.nodes.insert(&serde_json::from_value(node).unwrap());
         self
@@ -117,14 +117,7 @@ fn pool_addresses() {
     for (what, parameters, asks, spec, recorded, expected) in [
         ("the lowest", pool(), &[][..], &v4, &[][..], "192.0.2.1"),
         ("one of each family", dual(), &[], &both, &[], "192.0.2.1 2001:db8::1"),
-        (
-            "only families of the Service",
-            dual(),
-            &[],
-            &v4,
-            &[],
-            "192.0.2.1",
-        ),
+        ("only families of the Service", dual(), &[], &v4, &[], "192.0.2.1"),
         ("any", pool(), &[""], &v4, &[], "192.0.2.1"),
         ("asked for", pool(), &["192.0.2.5"], &v4, &[], "192.0.2.5"),
         ("asked for and any", pool(), &["192.0.2.5", ""], &v4, &[], "192.0.2.5 192.0.2.1"),
@@ -160,7 +153,7 @@ fn pool_addresses() {
         ),
     ] {
         let mut world = World::default();
-        world.gateway("edge", 1, parameters, asks).service("edge", spec.clone(), ips(recorded));
+        world.gateway("edge", 1, parameters, asks).service("edge", spec, &ips(recorded));
         let assignment = world.assign();
         assert_eq!(told(&assignment, "edge"), expected, "{what}");
         let given: Vec<_> = expected.split(';').next().unwrap().split_whitespace().collect();
@@ -173,18 +166,18 @@ fn an_address_is_known_once_the_service_is_there_with_the_right_class() {
     let mut world = World::default();
     world.gateway("edge", 1, pool(), &[]);
     assert_eq!(told(&world.assign(), "edge"), "-; its Service is not there yet");
-    world.service("edge", json!({"loadBalancerClass": "a.b/c"}), json!([]));
+    world.service("edge", &json!({"loadBalancerClass": "a.b/c"}), &json!([]));
     assert_eq!(told(&world.assign(), "edge"), "-; its Service is not there yet");
-    world.service("edge", json!({}), json!([]));
+    world.service("edge", &json!({}), &json!([]));
     assert_eq!(told(&world.assign(), "edge"), "192.0.2.1");
 }
 
 #[test]
 fn who_gets_what_several_want() {
     let mut world = World::default();
-    world.gateway("young", 2, pool(), &["192.0.2.3"]).service("young", json!({}), json!([]));
-    world.gateway("old", 1, pool(), &["192.0.2.3"]).service("old", json!({}), json!([]));
-    world.gateway("any", 0, pool(), &[]).service("any", json!({}), json!([]));
+    world.gateway("young", 2, pool(), &["192.0.2.3"]).service("young", &json!({}), &json!([]));
+    world.gateway("old", 1, pool(), &["192.0.2.3"]).service("old", &json!({}), &json!([]));
+    world.gateway("any", 0, pool(), &[]).service("any", &json!({}), &json!([]));
     let first = world.assign();
     assert_eq!(told(&first, "old"), "192.0.2.3");
     assert_eq!(told(&first, "young"), "; 192.0.2.3 is in use by Gateway shop/old; ask for another");
@@ -192,13 +185,13 @@ fn who_gets_what_several_want() {
 
     // An older one that comes later takes nothing away.
     world.record(&first);
-    world.gateway("oldest", -1, pool(), &["192.0.2.1"]).service("oldest", json!({}), json!([]));
+    world.gateway("oldest", -1, pool(), &["192.0.2.1"]).service("oldest", &json!({}), &json!([]));
     let later = world.assign();
     assert_eq!(told(&later, "oldest"), "; 192.0.2.1 is in use by Gateway shop/any; ask for another");
     assert_eq!(told(&later, "any"), "192.0.2.1");
 
     // Two leaders for a moment have recorded one address twice: the older keeps it.
-    world.service("any", json!({}), ips(&["192.0.2.3"]));
+    world.service("any", &json!({}), &ips(&["192.0.2.3"]));
     let mended = world.assign();
     assert_eq!(told(&mended, "any"), "192.0.2.3");
     assert_eq!(told(&mended, "old"), "; 192.0.2.3 is in use by Gateway shop/any; ask for another");
@@ -207,8 +200,8 @@ fn who_gets_what_several_want() {
 #[test]
 fn an_address_is_free_again_when_no_service_says_it_any_more() {
     let mut world = World::default();
-    world.gateway("one", 1, pool(), &[]).service("one", json!({}), ips(&["192.0.2.1"]));
-    world.gateway("two", 2, pool(), &["192.0.2.1"]).service("two", json!({}), json!([]));
+    world.gateway("one", 1, pool(), &[]).service("one", &json!({}), &ips(&["192.0.2.1"]));
+    world.gateway("two", 2, pool(), &["192.0.2.1"]).service("two", &json!({}), &json!([]));
     world.assign();
     world.gateway("one", 1, pool(), &["192.0.2.2"]);
     let leaving = world.assign();
@@ -224,10 +217,10 @@ fn other_services_addresses_are_not_given() {
     let mut world = World::default();
     world.object(other("a", json!({"externalIPs": ["192.0.2.1"]}), json!({})));
     world.object(other("b", json!({}), json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}]}})));
-    world.gateway("edge", 1, pool(), &[]).service("edge", json!({}), json!([]));
-    world.gateway("asks", 1, pool(), &["192.0.2.2"]).service("asks", json!({}), json!([]));
+    world.gateway("edge", 1, pool(), &[]).service("edge", &json!({}), &json!([]));
+    world.gateway("asks", 1, pool(), &["192.0.2.2"]).service("asks", &json!({}), &json!([]));
     // The Service of a Gateway that is not accepted at the moment keeps its address.
-    world.gateway("invalid", 1, pool(), &[]).service("invalid", json!({}), ips(&["192.0.2.3"]));
+    world.gateway("invalid", 1, pool(), &[]).service("invalid", &json!({}), &ips(&["192.0.2.3"]));
     world.infrastructure.remove(&key("invalid"));
     let assignment = world.assign();
     assert_eq!(told(&assignment, "edge"), "192.0.2.4");
@@ -238,8 +231,8 @@ fn other_services_addresses_are_not_given() {
 fn an_empty_pool_is_told() {
     let mut world = World::default();
     let one = json!({"addressPools": ["192.0.2.1"]});
-    world.gateway("a", 1, one.clone(), &[]).service("a", json!({}), json!([]));
-    world.gateway("b", 2, one, &[]).service("b", json!({}), json!([]));
+    world.gateway("a", 1, one.clone(), &[]).service("a", &json!({}), &json!([]));
+    world.gateway("b", 2, one, &[]).service("b", &json!({}), &json!([]));
     let assignment = world.assign();
     assert_eq!(told(&assignment, "a"), "192.0.2.1");
     assert_eq!(told(&assignment, "b"), "-; no IPv4 address is free in the address pools; enlarge them");
@@ -293,10 +286,10 @@ fn addresses_that_others_give() {
         ("host ports", json!({"hostPort": true}), &[], json!({}), json!([]), "198.51.100.2"),
     ] {
         let mut world = World::default();
-        world.node("n1", inside("10.0.0.1"), "True").node("n3", inside("10.0.0.3"), "False");
+        world.node("n1", &inside("10.0.0.1"), "True").node("n3", &inside("10.0.0.3"), "False");
         world.node(
             "n2",
-            json!([{"type": "InternalIP", "address": "10.0.0.2"}, {"type": "ExternalIP", "address": "198.51.100.2"}]),
+            &json!([{"type": "InternalIP", "address": "10.0.0.2"}, {"type": "ExternalIP", "address": "198.51.100.2"}]),
             "True",
         );
         world.object(json!({
@@ -307,14 +300,14 @@ fn addresses_that_others_give() {
                 {"addresses": ["10.1.0.2"], "nodeName": "n1", "conditions": {"ready": false}},
             ],
         }));
-        world.gateway("edge", 1, parameters, asks).service("edge", spec, ingress);
+        world.gateway("edge", 1, parameters, asks).service("edge", &spec, &ingress);
         let assignment = world.assign();
         assert_eq!(told(&assignment, "edge"), expected, "{what}");
         assert_eq!(assignment.needs_nodes, what.contains("node") || what.contains("host"), "{what}");
         assert_eq!(assignment.records, [], "{what}: it is not ours to write");
     }
     let mut world = World::default();
-    world.gateway("edge", 1, json!({"hostPort": true}), &[]).service("edge", json!({}), json!([]));
+    world.gateway("edge", 1, json!({"hostPort": true}), &[]).service("edge", &json!({}), &json!([]));
     let unknown = assign(&world.infrastructure, &world.objects, None, &Assignment::default());
     assert!(told(&unknown, "edge").contains("the right to list and watch nodes"));
 }
@@ -380,7 +373,7 @@ impl World {
                 if self.infrastructure.contains_key(&key(&format!("g{name}"))) {
                     let recorded = texts(recorded);
                     let recorded: Vec<_> = recorded.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
-                    self.service(&format!("g{name}"), json!({"ipFamilies": ["IPv4"]}), ips(&recorded));
+                    self.service(&format!("g{name}"), &json!({"ipFamilies": ["IPv4"]}), &ips(&recorded));
                 }
             }
             Change::Record => {
@@ -474,7 +467,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 /// A Service of this version and ingress; answers a patch of another version with a conflict.
-fn service_server(version: &'static str, ingress: Value, mut failures: Vec<u16>) -> Server {
+fn service_server(version: &'static str, ingress: &Value, mut failures: Vec<u16>) -> Server {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "isthmus-edge", "namespace": "shop", "uid": "s1",
         "resourceVersion": version}, "status": {"loadBalancer": {"ingress": ingress}}});
     Server::new(move |call| {
@@ -493,7 +486,7 @@ fn service_server(version: &'static str, ingress: Value, mut failures: Vec<u16>)
 
 #[tokio::test]
 async fn records_are_written_once_and_by_the_leader() {
-    let server = service_server("5", json!([]), vec![500, 403]);
+    let server = service_server("5", &json!([]), vec![500, 403]);
     let (role, roles) = watch::channel(Role::Follower { leader: None });
     let recorder = Recorder::start(server.client(), roles);
     recorder.record(vec![record(&["192.0.2.1", "2001:db8::1"])]);
@@ -518,7 +511,7 @@ async fn records_are_written_once_and_by_the_leader() {
 #[tokio::test]
 async fn nobody_elses_write_is_undone() {
     for (what, ingress, patches) in [("the spec changed", json!([]), 2), ("the addresses changed", ips(&["192.0.2.9"]), 1)] {
-        let server = service_server("6", ingress, Vec::new());
+        let server = service_server("6", &ingress, Vec::new());
         let (_role, roles) = watch::channel(Role::Leader);
         let recorder = Recorder::start(server.client(), roles);
         recorder.record(vec![record(&["192.0.2.1"])]);

@@ -119,7 +119,14 @@ fn a_ca_that_has_ended_is_replaced() {
 /// An API server with one Secret.
 #[derive(Clone, Default)]
 struct Store {
-    inner: Arc<Mutex<(Option<Value>, u64, Vec<mpsc::UnboundedSender<Value>>)>>,
+    inner: Arc<Mutex<Held>>,
+}
+
+#[derive(Default)]
+struct Held {
+    secret: Option<Value>,
+    version: u64,
+    watches: Vec<mpsc::UnboundedSender<Value>>,
 }
 
 impl Store {
@@ -131,13 +138,13 @@ impl Store {
     fn answer(&self, call: &Call) -> Answer {
         if call.is_watch() {
             let (sender, answer) = Answer::watch();
-            self.inner.lock().unwrap().2.push(sender);
+            self.inner.lock().unwrap().watches.push(sender);
             return answer;
         }
-        let held = self.inner.lock().unwrap().0.clone();
+        let held = self.inner.lock().unwrap().secret.clone();
         let version = |value: &Value| value.pointer("/metadata/resourceVersion").cloned();
         match (call.method.as_str(), held) {
-            ("GET", held) if call.path.ends_with("/secrets") => Answer::list(self.inner.lock().unwrap().1, held.as_slice()),
+            ("GET", held) if call.path.ends_with("/secrets") => Answer::list(self.inner.lock().unwrap().version, held.as_slice()),
             ("GET", Some(held)) => Answer::json(held),
             ("GET", None) => Answer::status(404, "not found"),
             ("POST", Some(_)) => Answer::status(409, "already exists"),
@@ -149,15 +156,15 @@ impl Store {
 
     fn put(&self, mut secret: Value) -> Value {
         let mut inner = self.inner.lock().unwrap();
-        inner.1 += 1;
-        secret["metadata"]["resourceVersion"] = serde_json::json!(inner.1.to_string());
-        inner.2.retain(|watch| watch.send(event("MODIFIED", &secret)).is_ok());
-        inner.0 = Some(secret.clone());
+        inner.version += 1;
+        secret["metadata"]["resourceVersion"] = serde_json::json!(inner.version.to_string());
+        inner.watches.retain(|watch| watch.send(event("MODIFIED", &secret)).is_ok());
+        inner.secret = Some(secret.clone());
         secret
     }
 
     fn content(&self) -> Content {
-        let held = self.inner.lock().unwrap().0.clone().unwrap();
+        let held = self.inner.lock().unwrap().secret.clone().unwrap();
         let secret: Secret = serde_json::from_value(held).unwrap();
         Content::read(&secret.data.unwrap().into_iter().map(|(entry, bytes)| (entry, bytes.0)).collect()).unwrap()
     }
@@ -205,6 +212,6 @@ async fn a_malformed_secret_is_replaced() {
     let mut leader = start(store.client(), "isthmus-system".into(), leads);
     first(&mut leader).await;
     store.content();
-    let held = store.inner.lock().unwrap().0.clone().unwrap();
+    let held = store.inner.lock().unwrap().secret.clone().unwrap();
     assert_eq!(held.pointer("/metadata/labels/team"), Some(&serde_json::json!("edge")), "what others added stays");
 }

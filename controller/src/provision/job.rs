@@ -42,8 +42,18 @@ pub(super) struct Done {
     pub(super) wanted: Arc<Vec<Wanted>>,
     /// What the API server answered to what was applied.
     pub(super) applied: Vec<(OwnKind, Live)>,
+    /// What was deleted, by uid. It may take its time to go.
+    pub(super) deleted: Vec<(OwnKind, String)>,
     /// What has to be tried again, or waited for.
     pub(super) problems: Vec<Problem>,
+}
+
+/// What became of one object.
+enum Settled {
+    Kept,
+    Applied(Box<Live>),
+    /// This uid. It is made anew next time.
+    Deleted(String),
 }
 
 /// Why an object is not as it should be.
@@ -93,18 +103,19 @@ const STAGES: [&[OwnKind]; 3] = [
 impl Job {
     /// Does it. Dropped between two requests, it leaves objects that the next one goes on with.
     pub(super) async fn run(self) -> Done {
-        let mut applied = Vec::new();
-        let mut problems = Vec::new();
+        let (mut applied, mut deleted, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for stage in STAGES {
             let objects = self.wanted.iter().filter(|wanted| stage.contains(&wanted.kind));
             let needs = |problem: &Problem| problem.kind() != OwnKind::Service;
             if stage.contains(&OwnKind::Deployment) && problems.iter().any(needs) {
                 break;
             }
-            for settled in join_all(objects.map(|wanted| self.settle(wanted))).await {
+            let settled = join_all(objects.map(|wanted| async { (wanted.kind, self.settle(wanted).await) })).await;
+            for (kind, settled) in settled {
                 match settled {
-                    Ok(None) => {}
-                    Ok(Some((kind, live))) => applied.push((kind, live)),
+                    Ok(Settled::Kept) => {}
+                    Ok(Settled::Applied(live)) => applied.push((kind, *live)),
+                    Ok(Settled::Deleted(uid)) => deleted.push((kind, uid)),
                     Err(problem) => problems.push(problem),
                 }
             }
@@ -113,14 +124,18 @@ impl Job {
             .live
             .iter()
             .filter(|(kind, live)| self.wanted.iter().all(|wanted| wanted.kind != **kind) && is_surplus(&self.gateway, live));
-        for deleted in join_all(surplus.map(|(kind, live)| self.delete(*kind, live))).await {
-            problems.extend(deleted.err());
+        let went = join_all(surplus.map(|(kind, live)| async { (*kind, self.delete(*kind, live).await) })).await;
+        for (kind, went) in went {
+            match went {
+                Ok(uid) => deleted.push((kind, uid)),
+                Err(problem) => problems.push(problem),
+            }
         }
-        Done { gateway: self.gateway, wanted: self.wanted, applied, problems }
+        Done { gateway: self.gateway, wanted: self.wanted, applied, deleted, problems }
     }
 
-    /// One object. None: it is as it should be.
-    async fn settle(&self, wanted: &Wanted) -> Result<Option<(OwnKind, Live)>, Problem> {
+    /// One object.
+    async fn settle(&self, wanted: &Wanted) -> Result<Settled, Problem> {
         let kind = wanted.kind;
         let known = self.live.get(&kind).cloned();
         // What is not ours is not watched, so an object that is not known may be there all the same.
@@ -128,19 +143,16 @@ impl Job {
             Some(live) => Some(live),
             None => self.look(kind).await?.map(Arc::new),
         };
-        let Some(live) = live else { return self.apply(wanted, None).await.map(Some) };
+        let Some(live) = live else { return self.apply(wanted, None).await };
         match judge(wanted, &self.gateway, &self.uid, &live, self.accepted.get(&kind)) {
-            Step::Keep => Ok(None),
-            Step::Apply => self.apply(wanted, Some(&live)).await.map(Some),
+            Step::Keep => Ok(Settled::Kept),
+            Step::Apply => self.apply(wanted, Some(&live)).await,
             Step::HandOver(replicas) => {
                 self.hand_over(kind, replicas).await?;
-                self.apply(wanted, Some(&live)).await.map(Some)
+                self.apply(wanted, Some(&live)).await
             }
-            Step::Replace => {
-                self.delete(kind, &live).await?;
-                Err(self.wait(kind, "is deleted, since its load balancer class cannot be changed; it is made again after that"))
-            }
-            Step::Wait(what) => Err(self.wait(kind, what)),
+            Step::Replace => self.delete(kind, &live).await.map(Settled::Deleted),
+            Step::Wait(what) => Err(Problem::Wait { kind, name: location(&self.gateway), what }),
             Step::Refuse(what) => Err(Problem::Refused { kind, name: location(&self.gateway), what }),
         }
     }
@@ -152,7 +164,7 @@ impl Job {
     }
 
     /// The uid of what is there goes with it: an object that somebody put in its place meanwhile is a conflict.
-    async fn apply(&self, wanted: &Wanted, live: Option<&Live>) -> Result<(OwnKind, Live), Problem> {
+    async fn apply(&self, wanted: &Wanted, live: Option<&Live>) -> Result<Settled, Problem> {
         let kind = wanted.kind;
         let name = location(&self.gateway);
         let mut body = wanted.body.clone();
@@ -164,7 +176,7 @@ impl Job {
         let object: DynamicObject = patched.map_err(|error| self.failed(kind, error))?;
         let verb = if live.is_some() { "updated" } else { "created" };
         info!(gateway = %format_args!("{}/{}", self.gateway.namespace, self.gateway.name), "{} {name} {verb}", kind.as_str());
-        Ok((kind, Live::read(object)))
+        Ok(Settled::Applied(Box::new(Live::read(object))))
     }
 
     async fn hand_over(&self, kind: OwnKind, replicas: i64) -> Result<(), Problem> {
@@ -180,8 +192,8 @@ impl Job {
         patched.map(|_| ()).map_err(|error| self.failed(kind, error))
     }
 
-    /// Only the very object that was judged.
-    async fn delete(&self, kind: OwnKind, live: &Live) -> Result<(), Problem> {
+    /// Only the very object that was judged, whose uid it returns.
+    async fn delete(&self, kind: OwnKind, live: &Live) -> Result<String, Problem> {
         let preconditions = Preconditions { uid: Some(live.uid().to_owned()), resource_version: None };
         let parameters = DeleteParams::background().preconditions(preconditions);
         let deleted = api(&self.client, kind, Some(&live.name.namespace)).delete(&live.name.name, &parameters).await;
@@ -190,11 +202,7 @@ impl Job {
             Err(kube::Error::Api(status)) if status.code == 404 => debug!("{} {} was gone", kind.as_str(), live.name),
             Err(error) => return Err(self.failed(kind, error)),
         }
-        Ok(())
-    }
-
-    fn wait(&self, kind: OwnKind, what: &'static str) -> Problem {
-        Problem::Wait { kind, name: location(&self.gateway), what }
+        Ok(live.uid().to_owned())
     }
 
     fn failed(&self, kind: OwnKind, error: kube::Error) -> Problem {

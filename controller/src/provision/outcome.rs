@@ -23,31 +23,13 @@ pub struct Provisioned {
 pub struct State {
     /// What could not be given to it, each with what to do about it.
     pub faults: Vec<String>,
-    /// Pods that are ready, of any version.
-    pub ready: i32,
-    /// Pods that should be.
-    pub replicas: i32,
-}
-
-impl Provisioned {
-    /// Whether a pod of this Gateway is ready.
-    pub fn has_ready(&self, gateway: &GatewayKey) -> bool {
-        self.gateways.get(gateway).is_some_and(|state| state.ready > 0)
-    }
 }
 
 impl State {
     /// Of a Gateway's Deployment.
     pub(super) fn of(faults: Vec<String>, deployment: Option<&Live>) -> Self {
-        let Some(live) = deployment else { return Self { faults, ..Self::default() } };
-        let number = |pointer| live.body.pointer(pointer).and_then(Value::as_i64).and_then(|number| number.try_into().ok());
-        let mut faults = faults;
-        faults.extend(failure(&live.body).map(|message| format!("Deployment {}: {message}", live.name)));
-        Self {
-            faults,
-            ready: number("/status/readyReplicas").unwrap_or_default(),
-            replicas: number("/spec/replicas").unwrap_or(1),
-        }
+        let failure = deployment.and_then(|live| Some(format!("Deployment {}: {}", live.name, failure(&live.body)?)));
+        Self { faults: faults.into_iter().chain(failure).collect() }
     }
 }
 

@@ -58,8 +58,9 @@ struct Worker {
 struct Entry {
     /// None: it was released.
     infrastructure: Option<Infrastructure>,
-    /// None: not worked out yet.
-    wanted: Option<Arc<Vec<Wanted>>>,
+    wanted: Arc<Vec<Wanted>>,
+    /// Whether something else may be wanted than that.
+    stale: bool,
     accepted: BTreeMap<OwnKind, Value>,
     /// Whether something may have to be done.
     dirty: bool,
@@ -90,6 +91,7 @@ pub(super) async fn run(
         publish,
     };
     let mut events = Vec::new();
+    let mut plan = Arc::default();
     loop {
         let next = worker.next_retry().filter(|_| *inputs.role.borrow() == Role::Leader);
         let alive = tokio::select! {
@@ -105,7 +107,7 @@ pub(super) async fn run(
             count = inputs.events.recv_many(&mut events, 256) => count > 0,
             Some(done) = worker.running.join_next(), if !worker.running.is_empty() => {
                 match done {
-                    Ok(done) => worker.finish(done),
+                    Ok(done) => worker.finish(&done),
                     Err(error) => {
                         warn!(%error, "a task of the provisioner ended early");
                         worker.entries.values_mut().for_each(|entry| entry.running = false);
@@ -121,8 +123,11 @@ pub(super) async fn run(
         for event in events.drain(..) {
             worker.hear(event);
         }
-        let plan = Arc::clone(&inputs.plans.borrow_and_update());
-        worker.adopt(&plan);
+        let current = Arc::clone(&inputs.plans.borrow_and_update());
+        if !Arc::ptr_eq(&current, &plan) {
+            plan = current;
+            worker.adopt(&plan);
+        }
         let leads = *inputs.role.borrow_and_update() == Role::Leader;
         let material = inputs.material.borrow_and_update().clone();
         if let (true, true, Some(material)) = (leads, worker.unlisted.is_empty(), material) {
@@ -133,7 +138,7 @@ pub(super) async fn run(
 }
 
 impl Worker {
-    /// Takes over a plan; what did not change costs a comparison.
+    /// Takes over a plan. Gateways for which nothing has changed are left alone.
     fn adopt(&mut self, plan: &Plan) {
         let gone: Vec<_> = self
             .entries
@@ -230,15 +235,15 @@ impl Worker {
             if entry.running || !entry.dirty || entry.not_before.is_some() {
                 continue;
             }
-            let wanted = entry.wanted.get_or_insert_with(|| {
+            if std::mem::take(&mut entry.stale) {
                 let infrastructure = entry.infrastructure.as_ref();
-                Arc::new(infrastructure.map(|given| desired(key, given, &self.settings, bundle)).unwrap_or_default())
-            });
+                entry.want(infrastructure.map(|given| desired(key, given, &self.settings, bundle)).unwrap_or_default());
+            }
             let job = Job {
                 client: self.client.clone(),
                 gateway: key.clone(),
                 uid: entry.infrastructure.as_ref().map(|given| given.uid.clone()).unwrap_or_default(),
-                wanted: Arc::clone(wanted),
+                wanted: Arc::clone(&entry.wanted),
                 live: self.live.get(&location(key)).cloned().unwrap_or_default(),
                 accepted: entry.accepted.clone(),
             };
@@ -248,15 +253,21 @@ impl Worker {
         }
     }
 
-    fn finish(&mut self, done: Done) {
+    fn finish(&mut self, done: &Done) {
         for (kind, live) in done.applied.iter().cloned() {
             self.remember(kind, live);
         }
+        // Until the watch says so it would be deleted again.
+        for (kind, uid) in &done.deleted {
+            let name = location(&done.gateway);
+            if self.live.get(&name).and_then(|kinds| kinds.get(kind)).is_some_and(|live| live.uid() == uid) {
+                self.forget(*kind, &name);
+            }
+        }
         let Some(entry) = self.entries.get_mut(&done.gateway) else { return };
         entry.running = false;
-        let is_current = entry.wanted.as_ref().is_some_and(|wanted| Arc::ptr_eq(wanted, &done.wanted));
-        if is_current {
-            entry.learn(&done);
+        if !entry.stale && Arc::ptr_eq(&entry.wanted, &done.wanted) {
+            entry.learn(done);
         }
     }
 
@@ -287,13 +298,21 @@ impl Worker {
 }
 
 impl Entry {
-    /// Something else is wanted now.
+    /// Something else may be wanted now.
     fn forget(&mut self) {
-        self.wanted = None;
-        self.accepted.clear();
+        self.stale = true;
         self.dirty = true;
         self.not_before = None;
         self.failures = 0;
+    }
+
+    /// What the API server answered still counts for objects that are wanted as before.
+    fn want(&mut self, wanted: Vec<Wanted>) {
+        self.accepted.retain(|kind, _| {
+            let before = self.wanted.iter().find(|before| before.kind == *kind);
+            before.is_some() && before == wanted.iter().find(|wanted| wanted.kind == *kind)
+        });
+        self.wanted = Arc::new(wanted);
     }
 
     fn learn(&mut self, done: &Done) {

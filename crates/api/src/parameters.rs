@@ -37,7 +37,8 @@ pub use service::{ExternalTrafficPolicy, ServiceParameters, ServiceType};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayParametersSpec {
-    /// How many proxy pods. Default: 2. Excludes autoscaling; of class and Gateway, the one that sets either decides both.
+    /// How many proxy pods. Default: 2. What anybody else makes of the number is undone. Excludes autoscaling; of class and
+    /// Gateway, the one that sets either decides both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
@@ -55,10 +56,11 @@ pub struct GatewayParametersSpec {
     /// Security level "privileged"). service.type is ClusterIP then, unless it is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_port: Option<bool>,
-    /// Addresses to give to Gateways whose Service is of type LoadBalancer: `192.0.2.0/28`, `192.0.2.10-192.0.2.20`, `2001:db8::/64`. A
-    /// Gateway gets one of each IP family that has a pool and that its Service has. The first address of a prefix and
-    /// the last one of an IPv4 prefix are left out. Pool addresses must be owned by a node or routed to the nodes. Default: none, which leaves addresses to the cluster's
-    /// load balancer controller. Only a GatewayClass's parameters count: a namespace cannot give itself addresses.
+    /// Addresses to give to Gateways whose Service is of type LoadBalancer: `192.0.2.0/28`, `192.0.2.10-192.0.2.20`,
+    /// `2001:db8::/64`. A Gateway gets one of each IP family that has a pool and that its Service has. The first address of a
+    /// prefix and the last one of an IPv4 prefix are left out. Pool addresses must be owned by a node or routed to the nodes.
+    /// Default: none, which leaves addresses to the cluster's load balancer controller. Only a GatewayClass's parameters count: a
+    /// namespace cannot give itself addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 64),

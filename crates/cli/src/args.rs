@@ -127,9 +127,10 @@ impl FromStr for ObjectName {
             let full = |name: &str| format!("{name}.{}", of.group());
             kind == singular || kind == plural || kind == full(&singular) || kind == full(plural)
         };
-        let kind = KINDS.into_iter().find(is_meant).ok_or_else(|| {
-            format!("{kind} is not one of {}", KINDS.map(|kind| kind.as_str().to_ascii_lowercase()).join(", "))
-        })?;
+        let kind = KINDS
+            .into_iter()
+            .find(is_meant)
+            .ok_or_else(|| format!("{kind} is not one of {}", KINDS.map(|kind| kind.as_str().to_ascii_lowercase()).join(", ")))?;
         Ok(Self { kind, name: name.to_owned() })
     }
 }

@@ -42,11 +42,8 @@ async fn wait(args: &Wait) -> Result<ExitCode, String> {
     let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(|error| format!("no cluster: {error}"))?;
     let resource = resource(kind);
-    let api: Api<DynamicObject> = if kind.is_namespaced() {
-        Api::namespaced_with(client, &namespace, &resource)
-    } else {
-        Api::all_with(client, &resource)
-    };
+    let api: Api<DynamicObject> =
+        if kind.is_namespaced() { Api::namespaced_with(client, &namespace, &resource) } else { Api::all_with(client, &resource) };
     let shown = format!("{}.{}/{}", kind.plural(), kind.group(), args.object.name);
     let met = await_condition(api.clone(), &args.object.name, IsMet);
     match tokio::time::timeout(args.timeout, met).await {
@@ -59,7 +56,8 @@ async fn wait(args: &Wait) -> Result<ExitCode, String> {
     }
     // Of the last state, because nobody wants to read every one on the way.
     let last = tokio::time::timeout(LAST, api.get_opt(&args.object.name)).await;
-    let found = last.map_err(|_| format!("{shown}: the API server does not answer"))?.map_err(|error| format!("{shown}: {error}"))?;
+    let found =
+        last.map_err(|_| format!("{shown}: the API server does not answer"))?.map_err(|error| format!("{shown}: {error}"))?;
     let place = if kind.is_namespaced() { format!(" in namespace {namespace}") } else { String::new() };
     match found.as_ref().map(judge) {
         None => eprintln!("{shown} does not exist{place}"),

@@ -86,6 +86,11 @@ impl Stage {
         Controller { task, stop: Some(stop) }
     }
 
+    /// Where a controller takes the connections of proxies.
+    pub(super) fn push_address(&self, pod: &str) -> SocketAddr {
+        self.service.endpoint(pod).unwrap()
+    }
+
     /// A pod that is restarted keeps its address, which is part of what it is known by.
     async fn listener(&self, pod: &str) -> TcpListener {
         let before = self.service.endpoint(pod).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
@@ -114,7 +119,7 @@ impl Stage {
     /// Everything that does not differ from run to run: the objects with their statuses, and the version that each pod serves.
     pub(super) fn state(&self) -> Value {
         let mut state = Map::new();
-        for kind in KINDS {
+        for kind in KINDS.into_iter().filter(|kind| self.server.serves(kind)) {
             for object in self.server.list(kind) {
                 let metadata = &object["metadata"];
                 let name = format!(

@@ -59,6 +59,8 @@ pub struct Call {
     pub subresource: String,
     /// Path and query.
     pub uri: String,
+    /// Whether only metadata was wanted.
+    pub metadata_only: bool,
     /// The status code; none if the connection was reset instead.
     pub code: Option<u16>,
     /// What was sent along.
@@ -156,6 +158,7 @@ impl Call {
             name,
             subresource: place.subresource,
             uri,
+            metadata_only: request.metadata_only,
             code: None,
             body: request.body.clone(),
             version: 0,

@@ -100,9 +100,7 @@ mod tests {
     #[test]
     fn routes_are_judged_by_our_parents() {
         let spec = json!({"parentRefs": [{"name": "edge"}]});
-        let parent = |controller: &str, conditions: Value| {
-            json!({"parentRef": {"kind": "Gateway", "name": "edge", "sectionName": "https"}, "controllerName": controller, "conditions": conditions})
-        };
+        let parent = |controller: &str, conditions: Value| json!({"parentRef": {"kind": "Gateway", "name": "edge", "sectionName": "https"}, "controllerName": controller, "conditions": conditions});
         let good = json!([condition("Accepted", "True", 3), condition("isthmus.dev/Programmed", "True", 3)]);
         let older = json!([condition("Accepted", "True", 2), condition("isthmus.dev/Programmed", "True", 3)]);
         let refused = json!([condition("Accepted", "True", 3), condition("isthmus.dev/Programmed", "False", 3)]);
@@ -111,7 +109,10 @@ mod tests {
             (json!([parent(CONTROLLER_NAME, good.clone())]), vec![]),
             (json!([parent("example.com/other", refused.clone()), parent(CONTROLLER_NAME, good.clone())]), vec![]),
             (json!([parent("example.com/other", good)]), vec![nobody]),
-            (json!([parent(CONTROLLER_NAME, older)]), vec!["Gateway edge, listener https: Accepted is of generation 2, not yet of 3"]),
+            (
+                json!([parent(CONTROLLER_NAME, older)]),
+                vec!["Gateway edge, listener https: Accepted is of generation 2, not yet of 3"],
+            ),
             (
                 json!([parent(CONTROLLER_NAME, refused)]),
                 vec!["Gateway edge, listener https: isthmus.dev/Programmed is False, Why: because"],
@@ -129,7 +130,8 @@ mod tests {
     #[test]
     fn gateways_are_judged_with_their_listeners() {
         let listeners = |status: &str| json!([{"name": "http", "conditions": [condition("Accepted", "True", 3), condition("Programmed", status, 3)]}]);
-        let conditions = json!([condition("Accepted", "True", 3), condition("Programmed", "True", 3), condition("Foreign", "False", 1)]);
+        let conditions =
+            json!([condition("Accepted", "True", 3), condition("Programmed", "True", 3), condition("Foreign", "False", 1)]);
         assert_eq!(judged(json!({}), json!({"conditions": conditions, "listeners": listeners("True")})), Vec::<String>::new());
         assert_eq!(
             judged(json!({}), json!({"conditions": conditions, "listeners": listeners("False")})),
