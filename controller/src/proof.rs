@@ -61,6 +61,13 @@ impl Prover {
         }
     }
 
+    /// From now on proxies come to this instance: each has the usual time to acknowledge what it may have served all along.
+    pub fn begin(&mut self, now: Instant) {
+        for newest in self.gateways.values_mut().filter_map(|track| track.published.back_mut()) {
+            newest.since = now;
+        }
+    }
+
     /// Judges by what the proxies said last. `ready` names the proxies that traffic is sent to, `connected` those with a stream.
     pub fn judge(
         &mut self,
@@ -298,6 +305,19 @@ mod tests {
         world.now += PATIENCE;
         assert_eq!(world.judge().0.waiting, ["b (refused it: bad)"]);
         assert_eq!(world.proven(), (1, -1), "a refusal is never an acknowledgement");
+    }
+
+    #[test]
+    fn a_new_leader_waits_for_proxies_to_come_over() {
+        let mut world = World::new(&["a"]);
+        world.publish(1, editions(1, None));
+        world.now += 100 * PATIENCE;
+        world.prover.begin(world.now);
+        let (proof, judgement) = world.judge();
+        assert!(!judgement.settled && proof.waiting == ["a"] && judgement.until == Some(world.now + PATIENCE));
+        world.ack("a", 1);
+        assert!(world.judge().1.settled);
+        assert_eq!(world.proven(), (1, -1));
     }
 
     #[test]

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_api::Objects;
-use isthmus_push::server::{Proxies, Proxy, Server};
-use isthmus_routing::{GatewayKey, Protocol, Snapshot};
+use isthmus_push::server::{Proxies, Proxy, Role, Server};
+use isthmus_routing::{GatewayKey, Protocol, RouteKey, Snapshot};
 use isthmus_translate::{Options, Translation, translate};
 use tokio::sync::watch;
 
 use crate::addresses::{self, Assigned, Assignment, Nodes, Recorder};
 use crate::crds::Bundle;
 use crate::metrics::Metrics;
-use crate::proof::{Prover, ProxyState};
+use crate::proof::{PATIENCE, Prover, ProxyState};
 use crate::provision::{self, Provisioned, Provisioner};
 use crate::ready;
 use crate::status::Writer;
@@ -41,6 +41,8 @@ pub(crate) struct Ends {
     pub(crate) recorder: Recorder,
     pub(crate) bundle: watch::Receiver<Arc<Bundle>>,
     pub(crate) nodes: watch::Receiver<Option<Arc<Nodes>>>,
+    /// Whether this instance accepts proxies and writes.
+    pub(crate) role: watch::Receiver<Role>,
     /// Says whether nodes are needed.
     pub(crate) needs_nodes: watch::Sender<bool>,
     /// Why the controller is not ready; none: it is.
@@ -55,8 +57,11 @@ pub(crate) async fn run(ends: Ends, options: Options) {
         provisioned: ends.provisioner.provisioned(),
         bundle: ends.bundle.clone(),
         nodes: ends.nodes.clone(),
+        role: ends.role.clone(),
+        recorded: ends.recorder.faults(),
     };
     let mut reconciler = Reconciler::new(ends, options);
+    reconciler.role(*sources.role.borrow_and_update());
     loop {
         let due = reconciler.due();
         let sleep = tokio::time::sleep_until(due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1)).into());
@@ -67,8 +72,10 @@ pub(crate) async fn run(ends: Ends, options: Options) {
             },
             Ok(()) = sources.proxies.changed() => reconciler.judge_due = true,
             Ok(()) = sources.provisioned.changed() => reconciler.judge_due = true,
+            Ok(()) = sources.recorded.changed() => reconciler.judge_due = true,
             Ok(()) = sources.nodes.changed() => reconciler.touch(),
             Ok(()) = sources.bundle.changed() => reconciler.touch(),
+            Ok(()) = sources.role.changed() => reconciler.role(*sources.role.borrow_and_update()),
             () = sleep => {}
         }
         reconciler.act(&sources);
@@ -81,6 +88,8 @@ struct Sources {
     provisioned: watch::Receiver<Arc<Provisioned>>,
     bundle: watch::Receiver<Arc<Bundle>>,
     nodes: watch::Receiver<Option<Arc<Nodes>>>,
+    role: watch::Receiver<Role>,
+    recorded: watch::Receiver<Arc<BTreeMap<GatewayKey, String>>>,
 }
 
 struct Reconciler {
@@ -103,6 +112,8 @@ struct Reconciler {
     /// When a proxy stops being waited for.
     patience: Option<Instant>,
     statuses: StatusPace,
+    /// Whether proxies come to this instance: another one knows nothing of them.
+    leads: bool,
 }
 
 /// When statuses are handed over.
@@ -130,7 +141,20 @@ impl Reconciler {
             judge_due: false,
             patience: None,
             statuses: StatusPace::default(),
+            leads: false,
         }
+    }
+
+    /// A new leader gives proxies time to come over before it says that they serve nothing.
+    fn role(&mut self, role: Role) {
+        let now = Instant::now();
+        self.leads = role == Role::Leader;
+        if self.leads {
+            self.prover.begin(now);
+            self.statuses = StatusPace { stale: true, hold: Some(now + PATIENCE) };
+        }
+        self.patience = None;
+        self.judge_due = true;
     }
 
     /// When there is something to do although nothing happens.
@@ -140,7 +164,7 @@ impl Reconciler {
         }
         let translate = self.changed.map(|(first, last)| (first + COLLECT.0).min(last + COLLECT.1));
         let fetched = self.fetching.map(|since| since + FETCH);
-        let statuses = self.statuses.hold.filter(|_| self.statuses.stale);
+        let statuses = self.statuses.hold.filter(|_| self.statuses.stale && self.leads);
         [translate, fetched, statuses, self.patience].into_iter().flatten().min()
     }
 
@@ -178,6 +202,10 @@ impl Reconciler {
             self.changed = None;
             self.translate(sources, now);
         }
+        if !self.leads {
+            self.ends.metrics.proxies(0, 0);
+            return;
+        }
         if self.judge_due || self.patience.is_some_and(|patience| now >= patience) {
             self.judge(sources, now);
         }
@@ -214,7 +242,6 @@ impl Reconciler {
         let before = std::mem::take(&mut self.assignment);
         self.assignment = addresses::assign(&translation.infrastructure, &self.objects, nodes.as_deref(), &before);
         self.options.addresses = self.assignment.addresses();
-        self.options.address_notes = notes(&self.assignment);
         self.ends.recorder.record(self.assignment.records.clone());
         let needs_nodes = self.assignment.needs_nodes;
         self.ends.needs_nodes.send_if_modified(|needed| std::mem::replace(needed, needs_nodes) != needs_nodes);
@@ -238,6 +265,7 @@ impl Reconciler {
         self.prover.publish(wanted.collect(), now);
         if changed {
             self.ends.metrics.published();
+            // It may be held for longer already.
             self.statuses.hold = Some(self.statuses.hold.filter(|hold| *hold > now).unwrap_or(now + HOLD));
         }
     }
@@ -252,16 +280,16 @@ impl Reconciler {
         for (key, proof) in &mut judgement.proofs {
             let faults = provisioned.gateways.get(key).map(|state| state.faults.as_slice()).unwrap_or_default();
             proof.fault = (!faults.is_empty()).then(|| faults.join("; "));
+            proof.lacking = proxies.get(key).map(lacking).unwrap_or_default();
         }
         let waiting = judgement.proofs.values().map(|proof| proof.waiting.len()).sum();
         self.ends.metrics.proxies(proxies.values().map(BTreeMap::len).sum(), waiting);
         self.patience = judgement.until;
-        let unavailable = self.unavailable(&proxies);
-        if self.options.proof.as_ref() != Some(&judgement.proofs) || self.options.unavailable != unavailable {
-            self.options.proof = Some(judgement.proofs);
-            self.options.unavailable = unavailable;
-            self.statuses.stale = true;
-        }
+        let (proof, unavailable) = (Some(judgement.proofs), self.unavailable(&proxies));
+        let notes = notes(&self.assignment, &sources.recorded.borrow());
+        let options = &mut self.options;
+        self.statuses.stale |= options.proof != proof || options.unavailable != unavailable || options.address_notes != notes;
+        (options.proof, options.unavailable, options.address_notes) = (proof, unavailable, notes);
         if judgement.settled {
             self.statuses.hold = None;
         }
@@ -292,10 +320,25 @@ impl Reconciler {
     }
 }
 
-/// What there is to say about the addresses of each Gateway.
-fn notes(assignment: &Assignment) -> BTreeMap<GatewayKey, Vec<String>> {
-    let of = |assigned: &Assigned| assigned.faults.iter().chain(&assigned.notes).cloned().collect();
-    assignment.gateways.iter().map(|(key, assigned)| (key.clone(), of(assigned))).collect()
+/// What there is to say about the addresses of each Gateway: by those who give them, and by those who write them down.
+fn notes(assignment: &Assignment, unwritten: &BTreeMap<GatewayKey, String>) -> BTreeMap<GatewayKey, Vec<String>> {
+    let of = |(key, assigned): (&GatewayKey, &Assigned)| {
+        let notes = assigned.faults.iter().chain(&assigned.notes).chain(unwritten.get(key)).cloned().collect();
+        (key.clone(), notes)
+    };
+    assignment.gateways.iter().map(of).collect()
+}
+
+/// Rules that a proxy of an older release cannot run, by route.
+fn lacking(pods: &BTreeMap<String, Proxy>) -> BTreeMap<RouteKey, String> {
+    let mut lacking = BTreeMap::<RouteKey, Vec<String>>::new();
+    for (pod, proxy) in pods {
+        for (route, rules) in &proxy.lacking {
+            let rules: Vec<_> = rules.iter().map(|rule| format!("rules[{rule}]")).collect();
+            lacking.entry(route.clone()).or_default().push(format!("{} on {pod} (release {})", rules.join(", "), proxy.package));
+        }
+    }
+    lacking.into_iter().map(|(route, told)| (route, told.join("; "))).collect()
 }
 
 fn states(pods: &BTreeMap<String, Proxy>) -> BTreeMap<String, ProxyState> {

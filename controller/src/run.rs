@@ -68,7 +68,7 @@ impl Default for Election {
     }
 }
 
-/// Why a controller does not run.
+/// Why a controller does not run, or not any longer.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Its push server.
@@ -77,6 +77,9 @@ pub enum StartError {
     /// Metrics that contradict each other.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The watches have ended, which only a fault of their own makes them do.
+    #[error("the watches have ended; the log says why")]
+    Watch,
     /// What makes the certificate has ended.
     #[error("the certificate of the push server is not to be had")]
     Certificate,
@@ -86,7 +89,7 @@ pub enum StartError {
 /// without that.
 ///
 /// # Errors
-/// When the push server does not start. What the API server refuses is logged and tried again for ever.
+/// When the push server does not start, or a task of the controller breaks off. What the API server refuses is logged and tried again for ever.
 pub async fn run(client: Client, mut settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::new()?);
     let (readiness, ready) = watch::channel(Some("the objects were not all read yet".to_owned()));
@@ -132,7 +135,7 @@ async fn tell_role(mut role: watch::Receiver<Role>, metrics: Arc<Metrics>) {
     }
 }
 
-/// Connects everything and reconciles until the watches end, which they do only with the process.
+/// Connects everything and reconciles. Returns only with a fault.
 async fn serve(
     client: Client,
     settings: Settings,
@@ -157,14 +160,15 @@ async fn serve(
         server::Options {
             tls: authority::certificates(material).await.ok_or(StartError::Certificate)?,
             authenticate: authenticator.into_authenticate(),
-            role,
+            role: role.clone(),
             models,
             limits: Limits::default(),
         },
     )?;
     let options =
         Options { listen: Listen::Everywhere, proof: Some(std::collections::BTreeMap::new()), parameters, ..Options::default() };
-    let ends = reconcile::Ends { watch, server, writer, provisioner, recorder, bundle, nodes, needs_nodes, readiness, metrics };
+    let ends =
+        reconcile::Ends { watch, server, writer, provisioner, recorder, bundle, nodes, role, needs_nodes, readiness, metrics };
     reconcile::run(ends, options).await;
-    Ok(())
+    Err(StartError::Watch)
 }

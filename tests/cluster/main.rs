@@ -36,6 +36,7 @@ const TESTS: &[Test] = &[
     test!(With::Others, certificates::a_secret_that_turns_malformed_or_goes),
     test!(With::Others, grants::a_grant_that_is_deleted_stops_at_once),
     test!(With::Others, neighbours::a_broken_route_hurts_only_itself),
+    test!(With::Others, neighbours::a_route_that_flaps_brings_no_storm),
     test!(With::Others, neighbours::a_namespace_that_goes_hurts_nobody_else),
     test!(With::Others, lifetimes::a_gateway_of_the_same_name_is_another_gateway),
     test!(With::Others, lifetimes::a_class_of_another_controller_is_left_alone),
@@ -47,10 +48,10 @@ const TESTS: &[Test] = &[
     test!(With::Others, proof::programmed_means_that_it_answers),
     test!(With::Others, proof::isthmus_wait_says_when_and_why_not),
     test!(With::Others, models::a_newer_proxy_loses_nothing),
+    test!(With::Nobody, rights::of_the_chart_suffice_and_a_proxy_has_none),
     test!(With::Nobody, models::an_older_proxy_loses_nothing),
     test!(With::Nobody, rollouts::of_the_controller),
     test!(With::Nobody, outage::a_gateway_serves_and_restarts_without_a_controller),
-    test!(With::Nobody, rights::nothing_was_forbidden_and_a_proxy_may_do_nothing),
     test!(With::Asked, propagation::bench),
 ];
 

@@ -1,7 +1,7 @@
 //! The objects that tests are made of.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, KeyPair};
 use tokio::net::TcpStream;
@@ -157,12 +157,14 @@ pub(crate) async fn programmed(space: &Space, port: u16) -> Outcome<SocketAddr> 
     Ok(address)
 }
 
-/// Waits until a connection is accepted.
-pub(crate) async fn reachable(address: SocketAddr) -> Outcome {
+/// Waits until a connection is accepted; returns how long that took.
+pub(crate) async fn reachable(address: SocketAddr) -> Outcome<Duration> {
+    let start = Instant::now();
     eventually(KUBE_PROXY, "kube-proxy leads to the Gateway", || async {
         TcpStream::connect(address).await.map(drop).map_err(|error| Fault::said(format!("{address}: {error}")))
     })
-    .await
+    .await?;
+    Ok(start.elapsed())
 }
 
 /// Applies Gateway, backend and a route for `/`, and waits until they serve; returns where.

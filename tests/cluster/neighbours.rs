@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::DeleteParams;
+use kube::runtime::{WatchStreamExt as _, watcher};
 
-use crate::fault::{Outcome, ensure};
+use crate::fault::{Fault, Outcome, ensure};
 use crate::line;
-use crate::manifests::{HASTY, echo, route, served};
+use crate::manifests::{HASTY, echo, edit_header, route, served};
 use crate::proof::within;
 use crate::space::SLOW;
 use crate::stage::{Stage, eventually};
@@ -94,6 +96,49 @@ pub(crate) async fn a_namespace_that_goes_hurts_nobody_else(stage: Arc<Stage>) -
         Ok(())
     })
     .await?;
+    stage.say(traffic.finish().await?.to_string());
+    Ok(())
+}
+
+/// Edits of one route, and how long one of them stays.
+const EDITS: u32 = 500;
+const STAYS: Duration = Duration::from_millis(10);
+/// A write for each half a second, and some for the start and the end.
+const WRITES: usize = 20;
+
+pub(crate) async fn a_route_that_flaps_brings_no_storm(stage: Arc<Stage>) -> Outcome {
+    let space = stage.space(serde_json::json!({})).await?;
+    let address = served(&space, 2, HASTY).await?;
+    let start = std::time::Instant::now();
+    let api = space.api("HTTPRoute");
+    let writes = tokio::spawn(async move {
+        let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).applied_objects());
+        let (mut generation, mut writes) = (None, 0);
+        while let Some(event) = events.next().await {
+            let Ok(route) = event else { continue };
+            // Everything but a status raises the generation.
+            writes += usize::from(generation == route.metadata.generation);
+            generation = route.metadata.generation;
+            if generation > Some(i64::from(EDITS)) && status::is_served(&route) {
+                break;
+            }
+        }
+        writes
+    });
+    let traffic = Traffic::start(address, "/", RATE);
+    let mut ticks = tokio::time::interval(STAYS);
+    for edit in 1..=EDITS {
+        ticks.tick().await;
+        space.apply(&route("shop", "/", "echo", &edit_header(edit))).await?;
+    }
+    let took = start.elapsed();
+    let writes = tokio::time::timeout(SLOW, writes).await.map_err(|_| Fault::said("the last edit is never Programmed"))??;
+    for _ in 0..6 {
+        let answer = line::get(address, "/").await?;
+        ensure!(answer.header("x-edit") == EDITS.to_string(), "the last edit is not served: {}", answer.header("x-edit"));
+    }
+    ensure!(writes <= WRITES + took.as_secs() as usize * 2, "{writes} writes of the status in {:.1} s", took.as_secs_f32());
+    stage.say(format!("{EDITS} edits in {:.1} s, {writes} writes of the status, the last edit served", took.as_secs_f32()));
     stage.say(traffic.finish().await?.to_string());
     Ok(())
 }

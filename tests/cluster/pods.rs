@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use crate::fault::{Outcome, ensure};
 use crate::line;
-use crate::manifests::{Certificate, DEPLOYMENT, HASTY, PODS, gateway, programmed, served};
-use crate::space::{Space, text};
+use crate::manifests::{Certificate, DEPLOYMENT, HASTY, PODS, gateway, reachable, served};
+use crate::space::{SLOW, Space, text};
 use crate::stage::{Stage, eventually};
+use crate::status;
 use crate::traffic::Traffic;
 
 pub(crate) async fn listeners_come_and_go_without_a_restart(stage: Arc<Stage>) -> Outcome {
@@ -27,7 +28,8 @@ pub(crate) async fn listeners_come_and_go_without_a_restart(stage: Arc<Stage>) -
     ];
     for (listener, port, open) in turns {
         space.apply(&gateway(2, HASTY, listener)).await?;
-        let address = if open { programmed(&space, port).await? } else { SocketAddr::new(address.ip(), port) };
+        let address = SocketAddr::new(address.ip(), port);
+        space.until("Gateway", "edge", "programmed", SLOW, status::is_programmed).await?;
         let answers = || async {
             match port {
                 443 => line::certificate(address).await.map(drop),
@@ -35,6 +37,8 @@ pub(crate) async fn listeners_come_and_go_without_a_restart(stage: Arc<Stage>) -
             }
         };
         if open {
+            let took = reachable(address).await?;
+            stage.say(format!("port {port}: kube-proxy led to it {:.0} ms after Programmed", took.as_secs_f64() * 1000.0));
             answers().await?;
         } else {
             eventually(Duration::from_secs(5), "a removed listener closes", || async {

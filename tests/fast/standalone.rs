@@ -1,5 +1,7 @@
 //! `isthmus run FOLDER`: what a newcomer does first, done as they do it. Folders with their files, real sockets, the command itself.
 
+mod kept;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -72,13 +74,17 @@ struct Served {
 
 impl Served {
     async fn start(folder: &Path) -> Self {
+        Self::start_with(folder, true).await
+    }
+
+    async fn start_with(folder: &Path, dev_certificates: bool) -> Self {
         let address = match own_address() {
             std::net::IpAddr::V4(address) => address,
             std::net::IpAddr::V6(address) => panic!("{address} is no loopback address of version 4"),
         };
         let roots = [folder.to_owned()];
         let watch = Watch::start(&roots);
-        let settings = Settings { echo: Echoes::Running, dev_certificates: true, port_offset: OFFSET, first_address: address };
+        let settings = Settings { echo: Echoes::Running, dev_certificates, port_offset: OFFSET, first_address: address };
         let standalone = Standalone::open(&roots, settings).await.expect("the folder is there");
         let bed = Bed::start(options(Limits::default())).await;
         bed.serve((*standalone.view().snapshot).clone()).await;

@@ -1,5 +1,6 @@
 //! What Cargo and clippy cannot enforce about the project itself.
 
+mod bad_input;
 mod dependencies;
 mod quotes;
 

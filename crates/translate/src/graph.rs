@@ -63,7 +63,7 @@ impl<'a> Graph<'a> {
         let grants = ReferenceGrants::new(objects);
         let services = Services::new(objects);
         let classes = gateway_class::ours(objects);
-        let mut certificates = Certificates::new(&objects.secrets, &grants);
+        let mut certificates = Certificates::new(&objects.secrets, &options.unread, &grants);
         let mut gateways = gateway::ours(objects, &classes, options, &mut certificates);
         let labels = NamespaceLabels::new(objects);
         let judge = listener_set::Judge { objects, options, labels: &labels };

@@ -52,6 +52,8 @@ pub struct Options {
     pub parameters: GatewayParametersSpec,
     /// Why the CRDs of the cluster are not of a version that is supported: `SupportedVersion=False`.
     pub unsupported_version: Option<String>,
+    /// Of [`Translation::references`]: those of which it is not known whether they exist. Proxies go on with what they hold for them.
+    pub unread: BTreeSet<ObjectRef>,
 }
 
 /// Where the data plane listens.

@@ -39,6 +39,8 @@ pub struct Proof {
     pub waiting: Vec<String>,
     /// Ready proxies that are not waited for any more, each with the reason in words.
     pub left_out: Vec<String>,
+    /// Rules that proxies of an older release cannot run, in words, by route: requests that match them get 500 there.
+    pub lacking: BTreeMap<RouteKey, String>,
     /// Why there cannot be proxies, in words.
     pub fault: Option<String>,
 }
@@ -74,7 +76,11 @@ impl Proof {
 
     /// The same for a route of the Gateway.
     pub(crate) fn lacks_route(&self, key: &RouteKey, edition: &Edition) -> Option<(&'static str, String)> {
-        self.lacks().or_else(|| self.lags(self.editions.routes.get(key), edition))
+        let lacking = || {
+            let told = self.lacking.get(key)?;
+            Some(("UnsupportedByProxy", format!("requests get status 500 until the proxy is updated: {told}")))
+        };
+        self.lacks().or_else(|| self.lags(self.editions.routes.get(key), edition)).or_else(lacking)
     }
 
     /// The same for a ListenerSet of the Gateway.
@@ -139,12 +145,15 @@ mod tests {
         Edition { uid: String::new(), generation }
     }
 
+    fn route_key() -> RouteKey {
+        RouteKey { namespace: "shop".to_owned(), name: "r".to_owned(), kind: RouteKind::Http }
+    }
+
     fn proven(gateway: i64, route: i64) -> Proof {
-        let key = RouteKey { namespace: "shop".to_owned(), name: "r".to_owned(), kind: RouteKind::Http };
         let editions = Editions {
             gateway: edition(gateway),
             listener_sets: BTreeMap::new(),
-            routes: BTreeMap::from([(key, edition(route))]),
+            routes: BTreeMap::from([(route_key(), edition(route))]),
         };
         Proof { editions, ready: 2, ..Proof::default() }
     }
@@ -172,6 +181,10 @@ mod tests {
             (
                 Some(Proof { ready: 0, ..proven(3, 7) }),
                 all(&format!("False/NoResources {gone}"), &format!("False/Pending {gone}"), &format!("False/NoResources {gone}")),
+            ),
+            (
+                Some(Proof { lacking: BTreeMap::from([(route_key(), "rules[1] on a".to_owned())]), ..proven(3, 7) }),
+                all(yes, yes, "False/UnsupportedByProxy requests get status 500 until the proxy is updated: rules[1] on a"),
             ),
             (
                 Some(Proof { fault: Some("no room".to_owned()), ..proven(3, 7) }),

@@ -58,7 +58,11 @@ async fn every_way_in_which_a_watch_ends() {
     // Followed all the time, as a controller does.
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let stream = words(watch_kind(routes(&client), watcher::Config::default()));
-    tokio::spawn(stream.for_each(move |word| std::future::ready(sender.send(word).unwrap_or_default())));
+    tokio::spawn(stream.for_each(move |word| {
+        // The test may be over.
+        let _ = sender.send(word);
+        std::future::ready(())
+    }));
     let stream = stream::unfold(receiver, async |mut receiver| receiver.recv().await.map(|word| (word, receiver)));
     tokio::pin!(stream);
     let opened = async |server: &ApiServer, count: usize| {

@@ -133,7 +133,7 @@ async fn server_side_apply() {
     server.patch("Deployment", "default/edge", json!({"spec": {"replicas": 3}, "metadata": {"labels": {"c": "3"}}}));
     let second = apply(deployment("x:2", &json!({"a": "1"}))).await.unwrap();
     assert_eq!(second.metadata.generation, Some(3));
-    assert_eq!(second.metadata.labels.unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>(), ["a", "c"]);
+    assert_eq!(second.metadata.labels.unwrap().into_keys().collect::<Vec<_>>(), ["a", "c"]);
     assert_eq!(second.spec.as_ref().unwrap().replicas, Some(3), "what somebody else set stays");
     let container = &second.spec.unwrap().template.spec.unwrap().containers[0];
     assert_eq!((container.image.as_deref(), container.env.as_ref().map(Vec::len)), (Some("x:2"), Some(1)));

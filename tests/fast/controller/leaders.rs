@@ -41,11 +41,7 @@ async fn run(change: Change) {
     let one = stage.controller_with("a", "one", quick()).await;
     leads(&stage, "one").await;
     let two = stage.controller_with("b", "two", quick()).await;
-    for gateway in ["shop/edge", "bank/vault"] {
-        let is_programmed = || stage.conditions("Gateway", gateway).contains("Programmed=True");
-        stage.server.wait_for("the Gateways are programmed", PATIENCE, |_| is_programmed().then_some(())).await;
-    }
-    stage.settled(Duration::from_millis(500), PATIENCE).await;
+    stage.at_rest().await;
     let before = [stage.history("shop", "edge").len(), stage.history("bank", "vault").len()];
     assert!(stage.server.calls(&super::writes().client("b")).iter().all(|call| call.kind == "TokenReview"), "two does not lead");
 

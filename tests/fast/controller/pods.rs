@@ -85,6 +85,11 @@ impl Pod {
         self.snapshots.borrow().clone()
     }
 
+    /// What it serves, as it changes.
+    pub(super) fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.clone()
+    }
+
     /// Everything that it was told to serve, in order.
     pub(super) fn history(&self) -> Vec<Arc<Snapshot>> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()

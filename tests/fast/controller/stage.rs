@@ -12,10 +12,11 @@ use isthmus_routing::{GatewayKey, Snapshot, Version};
 use isthmus_tests::api_server::{ApiServer, Bundle, Select, Verb};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
+use super::PATIENCE;
 use super::pods::{self, Pods};
 use super::service::Service;
 
@@ -108,6 +109,12 @@ impl Stage {
     pub(super) fn snapshot(&self, namespace: &str, name: &str) -> Option<Arc<Snapshot>> {
         let key = GatewayKey { namespace: namespace.to_owned(), name: name.to_owned() };
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).get(&key).map(pods::Pod::snapshot)
+    }
+
+    /// What a pod of this Gateway serves, as it changes.
+    pub(super) fn snapshots(&self, namespace: &str, name: &str) -> Option<watch::Receiver<Arc<Snapshot>>> {
+        let key = GatewayKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).get(&key).map(pods::Pod::snapshots)
     }
 
     /// All that a pod of this Gateway was told to serve.
@@ -228,6 +235,15 @@ impl Stage {
         state
     }
 
+    /// Waits until all of [`super::scenario`] is programmed and nothing changes any more.
+    pub(super) async fn at_rest(&self) -> Value {
+        for gateway in ["shop/edge", "bank/vault"] {
+            let is_programmed = || self.conditions("Gateway", gateway).contains("Programmed=True");
+            self.server.wait_for(&format!("{gateway} is programmed"), PATIENCE, |_| is_programmed().then_some(())).await;
+        }
+        self.settled(Duration::from_millis(700), PATIENCE).await
+    }
+
     /// The conditions of an object in one line: `Accepted=True/Accepted ..`; of a route those for its first parent.
     pub(super) fn conditions(&self, kind: &str, name: &str) -> String {
         let Some(object) = self.server.get(kind, name) else { return "absent".to_owned() };
@@ -290,7 +306,7 @@ pub(super) fn calm() -> Election {
 
 /// An election whose Lease runs out while a test waits.
 pub(super) fn quick() -> Election {
-    Election { duration: Duration::from_secs(1), renew: Duration::from_millis(250), retry: Duration::from_millis(50) }
+    Election { duration: Duration::from_secs(3), renew: Duration::from_millis(500), retry: Duration::from_millis(100) }
 }
 
 /// Kinds that a state is made of.
@@ -326,12 +342,12 @@ fn without_times(value: &mut Value) {
 /// Where two values differ, at most a few places.
 pub(super) fn difference(expected: &Value, found: &Value) -> Vec<String> {
     let mut places = Vec::new();
-    compare(expected, found, String::new(), &mut places);
+    compare(expected, found, "", &mut places);
     places.truncate(12);
     places
 }
 
-fn compare(expected: &Value, found: &Value, path: String, places: &mut Vec<String>) {
+fn compare(expected: &Value, found: &Value, path: &str, places: &mut Vec<String>) {
     match (expected, found) {
         (Value::Object(a), Value::Object(b)) => {
             let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
@@ -339,12 +355,12 @@ fn compare(expected: &Value, found: &Value, path: String, places: &mut Vec<Strin
             keys.dedup();
             for key in keys {
                 let (a, b) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
-                compare(a, b, format!("{path}.{key}"), places);
+                compare(a, b, &format!("{path}.{key}"), places);
             }
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
             for (index, (a, b)) in a.iter().zip(b).enumerate() {
-                compare(a, b, format!("{path}[{index}]"), places);
+                compare(a, b, &format!("{path}[{index}]"), places);
             }
         }
         _ if expected != found => {

@@ -223,6 +223,51 @@ async fn bad_handshakes() {
     assert_eq!(presented(address, "a.test").await.expect("neighbours are served"), der(&a));
 }
 
+/// A ClientHello for `a.test`, as clients of before TLS 1.3 send it.
+fn old_hello(version: [u8; 2], suites: &[[u8; 2]], compression: u8) -> Vec<u8> {
+    // The server name, groups (x25519, P-256) and signatures (ECDSA and RSA-PSS with SHA-256), so that these are not what is missing.
+    let extensions = b"\x00\x00\x00\x0b\x00\x09\x00\x00\x06a.test\x00\x0a\x00\x06\x00\x04\x00\x1d\x00\x17\x00\x0d\x00\x06\x00\x04\x04\x03\x08\x04";
+    let length = |bytes: usize| u16::try_from(bytes).expect("it is short").to_be_bytes();
+    let mut body = [&version[..], &[7; 32], &[0]].concat();
+    body.extend(length(suites.len() * 2));
+    body.extend(suites.concat());
+    body.extend([1, compression]);
+    body.extend(length(extensions.len()));
+    body.extend(extensions);
+    let record = length(body.len() + 4);
+    [&[0x16, 3, 1], &record[..], &[1, 0], &length(body.len()), &body].concat()
+}
+
+/// Versions, suites and compression that are given up: an alert that says which, and no handshake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_handshakes() {
+    const SERVER_HELLO: u8 = 0x16;
+    const ALERT: u8 = 0x15;
+    let a = certificate("a.test");
+    let ip = own_address();
+    let address = SocketAddr::new(ip, PORT);
+    let bed = Bed::start(options(short())).await;
+    bed.serve(https(ip, mirror_text().await, &[("a", Some("a.test"), &a)])).await;
+    let strong = [[0xc0, 0x2b], [0xc0, 0x2c]];
+    for (name, hello, first, said) in [
+        ("TLS 1.2 with a suite of today", old_hello([3, 3], &strong, 0), SERVER_HELLO, None),
+        ("SSL 3.0", old_hello([3, 0], &strong, 0), ALERT, Some(70)),
+        ("TLS 1.0", old_hello([3, 1], &strong, 0), ALERT, Some(70)),
+        ("TLS 1.1", old_hello([3, 2], &strong, 0), ALERT, Some(70)),
+        ("RC4, CBC and RSA key exchange", old_hello([3, 3], &[[0, 5], [0, 0x2f], [0, 0x9c], [0xc0, 0x13]], 0), ALERT, Some(40)),
+        ("no suite", old_hello([3, 3], &[], 0), ALERT, None),
+        ("compression", old_hello([3, 3], &strong, 1), ALERT, Some(47)),
+    ] {
+        let mut client = Raw::connect(address).await;
+        client.send(hello).await;
+        let answer = client.bytes().await;
+        assert_eq!(answer.first(), Some(&first), "{name}: {answer:02x?}");
+        let alert = answer.get(6).copied().filter(|_| first == ALERT);
+        assert!(said.is_none() || alert == said, "{name}: alert {alert:?}, not {said:?}");
+    }
+    assert_eq!(presented(address, "a.test").await.expect("neighbours are served"), der(&a));
+}
+
 /// A drain: not ready, still accepting for a while, then requests in flight end well and the rest is closed, all within the deadline.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain() {

@@ -248,6 +248,24 @@ async fn certificates_are_swapped_and_the_last_good_one_is_kept() {
 }
 
 #[tokio::test]
+async fn a_ticket_permits_no_early_data() {
+    let shown = certificate(&["a.test"]);
+    let source = [listener("a", Some("a.test"), &["a"])];
+    let mut listeners = Listeners::default();
+    listeners.update(&snapshot(&source, &[("a", &shown)]));
+    let hosts = hosts(&listeners, &source);
+    let mut config = Arc::unwrap_or_clone(client(&[]));
+    config.enable_early_data = true;
+    let config = Arc::new(config);
+    for resumed in [false, true] {
+        assert_eq!(shake(&hosts, &config, "a.test").await.client.expect("a handshake").1, resumed);
+    }
+    let name = "a.test".try_into().expect("a name");
+    let mut next = rustls::ClientConnection::new(config, name).expect("a client");
+    assert!(next.early_data().is_none(), "what is sent before the handshake can be sent again by anybody");
+}
+
+#[tokio::test]
 async fn a_session_is_resumed_on_its_own_listener_only() {
     let shared = certificate(&["a.test", "b.test"]);
     let source = [listener("a", Some("a.test"), &["shared"])];

@@ -24,6 +24,8 @@ pub(crate) enum CertificateFault {
     NotPermitted { to: NamespacedName, kind: String, from: String },
     #[error("Secret {0} does not exist; create it or correct the name")]
     NotFound(NamespacedName),
+    #[error("Secret {0} could not be read yet, and it is tried again; the log of the controller says why")]
+    Unread(NamespacedName),
     #[error("Secret {secret} {fault}")]
     Secret { secret: NamespacedName, fault: SecretFault },
 }
@@ -37,13 +39,14 @@ impl CertificateFault {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NotPermitted { .. } => "RefNotPermitted",
-            Self::Kind { .. } | Self::NotFound(_) | Self::Secret { .. } => "InvalidCertificateRef",
+            Self::Kind { .. } | Self::NotFound(_) | Self::Unread(_) | Self::Secret { .. } => "InvalidCertificateRef",
         }
     }
 
-    /// The certificate that proxies go on with, if they hold one: its Secret is there, but what is in it cannot be read.
+    /// The certificate that proxies go on with, if they hold one: its Secret is there, but what is in it cannot be read; or nobody knows.
     pub(crate) fn kept(&self) -> Option<CertificateKey> {
         match self {
+            Self::Unread(secret) => Some(key(secret.clone())),
             Self::Secret { secret, fault } if fault.is_of_content() => Some(key(secret.clone())),
             _ => None,
         }
@@ -54,6 +57,8 @@ impl CertificateFault {
 #[derive(Debug)]
 pub(crate) struct Certificates<'g, 'a> {
     secrets: &'a BTreeMap<NamespacedName, Arc<Secret>>,
+    /// Of which it is not known whether they are there.
+    unread: &'a BTreeSet<ObjectRef>,
     grants: &'g ReferenceGrants<'a>,
     read: BTreeMap<NamespacedName, Result<Arc<Certificate>, SecretFault>>,
     /// Looked for, found or not.
@@ -61,8 +66,12 @@ pub(crate) struct Certificates<'g, 'a> {
 }
 
 impl<'g, 'a> Certificates<'g, 'a> {
-    pub(crate) fn new(secrets: &'a BTreeMap<NamespacedName, Arc<Secret>>, grants: &'g ReferenceGrants<'a>) -> Self {
-        Self { secrets, grants, read: BTreeMap::new(), wanted: BTreeSet::new() }
+    pub(crate) fn new(
+        secrets: &'a BTreeMap<NamespacedName, Arc<Secret>>,
+        unread: &'a BTreeSet<ObjectRef>,
+        grants: &'g ReferenceGrants<'a>,
+    ) -> Self {
+        Self { secrets, unread, grants, read: BTreeMap::new(), wanted: BTreeSet::new() }
     }
 
     /// Finds and reads the Secret that a Gateway or a ListenerSet refers to.
@@ -75,9 +84,11 @@ impl<'g, 'a> Certificates<'g, 'a> {
         if !self.grants.permits(from, To { group: "", kind: "Secret", namespace, name: &reference.name }) {
             return Err(CertificateFault::NotPermitted { to: name, kind: from.kind.to_owned(), from: from.namespace.to_owned() });
         }
-        self.wanted.insert(ObjectRef { kind: Kind::Secret, namespace: Some(name.namespace.clone()), name: name.name.clone() });
+        let object = ObjectRef { kind: Kind::Secret, namespace: Some(name.namespace.clone()), name: name.name.clone() };
+        let is_unread = self.unread.contains(&object) && is_nameable(&name);
+        self.wanted.insert(object);
         let Some(found) = self.secrets.get(&name).filter(|_| is_nameable(&name)) else {
-            return Err(CertificateFault::NotFound(name));
+            return Err(if is_unread { CertificateFault::Unread(name) } else { CertificateFault::NotFound(name) });
         };
         let read = self.read.entry(name.clone()).or_insert_with(|| secret::read(content(found)));
         match read {
@@ -86,11 +97,16 @@ impl<'g, 'a> Certificates<'g, 'a> {
         }
     }
 
-    /// Every certificate that can be served and that something refers to; those whose content cannot be read; every Secret that was
-    /// looked for.
+    /// Every certificate that can be served and that something refers to; those whose content cannot be read, or could not yet; every
+    /// Secret that was looked for.
     pub(crate) fn into_read(self) -> Read {
         let mut good = BTreeMap::new();
-        let mut kept = BTreeSet::new();
+        let is_wanted = |object: &&ObjectRef| self.wanted.contains(*object);
+        let unread =
+            self.unread.iter().filter(is_wanted).filter_map(|object| Some((object.namespace.clone()?, object.name.clone())));
+        let unread =
+            unread.map(|(namespace, name)| NamespacedName::new(namespace, name)).filter(|name| !self.secrets.contains_key(name));
+        let mut kept: BTreeSet<_> = unread.map(key).collect();
         for (name, read) in self.read {
             match read {
                 Ok(certificate) => drop(good.insert(key(name), certificate)),
