@@ -161,7 +161,10 @@ pub(crate) async fn programmed(space: &Space, port: u16) -> Outcome<SocketAddr> 
 pub(crate) async fn reachable(address: SocketAddr) -> Outcome<Duration> {
     let start = Instant::now();
     eventually(KUBE_PROXY, "kube-proxy leads to the Gateway", || async {
-        TcpStream::connect(address).await.map(drop).map_err(|error| Fault::said(format!("{address}: {error}")))
+        // Not for longer: a lost packet is sent again only after a second.
+        let connected = tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await;
+        let connected = connected.map_err(|_| Fault::said(format!("{address}: no answer")))?;
+        connected.map(drop).map_err(|error| Fault::said(format!("{address}: {error}")))
     })
     .await?;
     Ok(start.elapsed())

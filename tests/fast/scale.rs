@@ -34,7 +34,7 @@ impl World {
         self.0.apply(decode(object).expect("the objects decode"));
     }
 
-    fn object(&mut self, kind: &str, name: &str, spec: Value) {
+    fn object(&mut self, kind: &str, name: &str, spec: &Value) {
         self.apply(json!({"apiVersion": GROUP, "kind": kind, "metadata": {"name": name, "namespace": "shop"}, "spec": spec}));
     }
 
@@ -69,7 +69,7 @@ fn ten_thousand_routes() {
     world.object(
         "Gateway",
         "edge",
-        json!({"gatewayClassName": "isthmus", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}),
+        &json!({"gatewayClassName": "isthmus", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}),
     );
     world.service("app");
     for at in 0..ROUTES {
@@ -81,7 +81,7 @@ fn ten_thousand_routes() {
         world.object(
             "HTTPRoute",
             &format!("r{at}"),
-            json!({
+            &json!({
                 "parentRefs": [{"name": "edge"}], "hostnames": [format!("h{}.example.com", at / 10)],
                 "rules": [{"matches": [{"path": path}], "backendRefs": [{"name": "app", "port": 80}]}],
             }),
@@ -101,7 +101,7 @@ fn a_route_as_large_as_it_may_be() {
     world.object(
         "Gateway",
         "edge",
-        json!({"gatewayClassName": "isthmus", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}),
+        &json!({"gatewayClassName": "isthmus", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}),
     );
     world.service("app");
     // 16 rules with 128 matches together and 16 backends each, 16 hostnames, and every backend but one is missing.
@@ -113,7 +113,7 @@ fn a_route_as_large_as_it_may_be() {
     let parents: Vec<_> = (0..32)
         .map(|at| json!({"name": "edge", "port": 80, "sectionName": if at == 0 { "http".to_owned() } else { format!("s{at}") }}))
         .collect();
-    world.object("HTTPRoute", "large", json!({"parentRefs": parents, "hostnames": hostnames, "rules": rules}));
+    world.object("HTTPRoute", "large", &json!({"parentRefs": parents, "hostnames": hostnames, "rules": rules}));
     let translation = world.translated();
     let route = translation.snapshot.routes.values().next().expect("it is served");
     assert_eq!(route.rules.len(), 16);
@@ -145,7 +145,7 @@ fn a_gateway_with_a_thousand_listener_sets() {
     world.object(
         "Gateway",
         "edge",
-        json!({
+        &json!({
             "gatewayClassName": "isthmus", "allowedListeners": {"namespaces": {"from": "Same"}},
             "listeners": (0..OWN).map(listener).collect::<Vec<_>>(),
         }),
@@ -159,13 +159,13 @@ fn a_gateway_with_a_thousand_listener_sets() {
             listeners.push(listener(7));
         }
         let name = format!("set-{set:04}");
-        world.object("ListenerSet", &name, json!({"parentRef": {"name": "edge"}, "listeners": listeners}));
+        world.object("ListenerSet", &name, &json!({"parentRef": {"name": "edge"}, "listeners": listeners}));
     }
     world.service("app");
     world.object(
         "HTTPRoute",
         "all",
-        json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "app", "port": 80}]}]}),
+        &json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "app", "port": 80}]}]}),
     );
     let translation = world.translated();
     let gateway = translation.snapshot.gateways.values().next().expect("it is served");

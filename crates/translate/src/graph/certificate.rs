@@ -128,3 +128,37 @@ fn content(secret: &Secret) -> SecretContent<'_> {
     let field = |name: &str| secret.data.as_ref().and_then(|data| data.get(name)).map(|bytes| bytes.0.as_slice());
     SecretContent { kind: secret.type_.as_deref().unwrap_or("Opaque"), chain: field("tls.crt"), key: field("tls.key") }
 }
+
+#[cfg(test)]
+mod tests {
+    use isthmus_api::{Kind, ObjectRef};
+    use serde_json::json;
+
+    use crate::testing::{base, edge, gateway, objects, options, secret};
+    use crate::{Options, translate};
+
+    /// A controller that has just started may learn of a Secret only after a while.
+    #[test]
+    fn of_a_secret_that_was_not_read_yet_proxies_keep_what_they_hold() {
+        let reference = ObjectRef { kind: Kind::Secret, namespace: Some("shop".to_owned()), name: "pair".to_owned() };
+        let listener = json!({"name": "tls", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "pair"}]}});
+        let listeners = gateway(&json!([listener]));
+        let unread = Options { unread: [reference.clone()].into(), ..options() };
+        for (what, with_secret, options, listens, kept) in [
+            ("absent", false, options(), false, false),
+            ("not read yet", false, unread.clone(), true, true),
+            ("read before", true, unread, true, false),
+        ] {
+            let secret = with_secret.then(|| secret("pair"));
+            let translation = translate(&objects(base().into_iter().chain([listeners.clone()]).chain(secret)), &options);
+            let snapshot = translation.snapshot;
+            assert_eq!(snapshot.gateways.contains_key(&edge()), listens, "{what}");
+            assert_eq!(
+                (snapshot.kept.len(), snapshot.certificates.len()),
+                (usize::from(kept), usize::from(with_secret)),
+                "{what}"
+            );
+            assert_eq!(translation.references, [reference.clone()].into(), "{what}");
+        }
+    }
+}
