@@ -139,6 +139,10 @@ pub async fn follow(client: Client, period: Duration) -> watch::Receiver<Arc<Bun
                 () = sender.closed() => return,
             }
             match read(&client, &mut crds).await {
+                // Rights that are made anew are missing for a moment, and what was read before says more than a guess.
+                Ok(Bundle { fault: Some(fault), .. }) if sender.borrow().fault.is_none() => {
+                    tracing::warn!(%fault, "the CRDs cannot be read any more; what was known of them stays");
+                }
                 Ok(bundle) => {
                     sender.send_if_modified(|known| {
                         let changed = **known != bundle;
@@ -365,6 +369,9 @@ mod tests {
         server.set(&path, Reply::status(500, "etcd"));
         tokio::time::sleep(Duration::from_secs(35)).await;
         assert!(!receiver.has_changed().unwrap(), "what was known stays");
+        server.set(&path, Reply::status(403, "forbidden"));
+        tokio::time::sleep(Duration::from_secs(35)).await;
+        assert!(!receiver.has_changed().unwrap(), "a guess says less than what was known");
         server.set(&path, Reply::status(404, "deleted"));
         receiver.changed().await.unwrap();
         assert_eq!(receiver.borrow().version_of(Kind::HttpRoute), None);

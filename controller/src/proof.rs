@@ -32,6 +32,8 @@ struct Track {
     /// Oldest first; the last one is what proxies are to serve.
     published: VecDeque<Published>,
     proven: Editions,
+    /// Ready proxies that do not serve the newest one: what they acknowledged last, and since when they stand still there.
+    behind: BTreeMap<String, (Option<Version>, Instant)>,
 }
 
 #[derive(Debug)]
@@ -63,8 +65,11 @@ impl Prover {
 
     /// From now on proxies come to this instance: each has the usual time to acknowledge what it may have served all along.
     pub fn begin(&mut self, now: Instant) {
-        for newest in self.gateways.values_mut().filter_map(|track| track.published.back_mut()) {
-            newest.since = now;
+        for track in self.gateways.values_mut() {
+            track.behind.clear();
+            if let Some(newest) = track.published.back_mut() {
+                newest.since = now;
+            }
         }
     }
 
@@ -109,11 +114,16 @@ impl Track {
     ) -> (Proof, Option<Instant>) {
         let mut proof = Proof { ready: ready.len(), ..Proof::default() };
         let Some((newest, since)) = self.published.back().map(|last| (last.version, last.since)) else { return (proof, None) };
-        let patient = now < since + PATIENCE;
+        self.behind.retain(|pod, _| ready.contains(pod));
+        let mut until = None;
         // How far the slowest one that counts has come.
         let mut reached = None;
         for pod in ready {
             let state = connected.get(pod);
+            // However often something newer is published, who stands still is waited for no longer.
+            let patience = self.patience(pod, state.and_then(|state| state.acked), newest, since, now);
+            let patient = patience.is_some_and(|patience| now < patience);
+            until = until.into_iter().chain(patience.filter(|_| patient)).min();
             let at = state.and_then(|state| state.acked).and_then(|acked| self.position(acked));
             match state {
                 Some(ProxyState { nack: Some(why), .. }) => proof.waiting.push(format!("{pod} (refused it: {why})")),
@@ -137,8 +147,21 @@ impl Track {
             }
         }
         proof.editions = self.proven.clone();
-        let until = (patient && !proof.waiting.is_empty()).then_some(since + PATIENCE);
         (proof, until)
+    }
+
+    /// Until when a ready proxy is waited for that has acknowledged `acked`; none: it serves the newest one, published `since` then.
+    fn patience(&mut self, pod: &str, acked: Option<Version>, newest: Version, since: Instant, now: Instant) -> Option<Instant> {
+        if acked == Some(newest) {
+            self.behind.remove(pod);
+            return None;
+        }
+        let (last, standing) = self.behind.entry(pod.to_owned()).or_insert((acked, since));
+        // It goes on, if slowly. One that comes and goes does not.
+        if acked.is_some() && *last != acked {
+            (*last, *standing) = (acked, now);
+        }
+        Some(*standing + PATIENCE)
     }
 
     fn position(&self, version: Version) -> Option<usize> {
@@ -305,6 +328,33 @@ mod tests {
         world.now += PATIENCE;
         assert_eq!(world.judge().0.waiting, ["b (refused it: bad)"]);
         assert_eq!(world.proven(), (1, -1), "a refusal is never an acknowledgement");
+    }
+
+    #[test]
+    fn a_laggard_is_left_out_however_often_something_is_published() {
+        let mut world = World::new(&["a", "b"]);
+        let step = PATIENCE / 4;
+        for number in 1..=8 {
+            world.publish(number, editions(1, Some(number.into())));
+            world.ack("a", number);
+            world.judge();
+            world.now += step;
+        }
+        let (proof, judgement) = world.judge();
+        assert_eq!((proof.left_out, judgement.settled), (vec!["b (not connected to the controller)".to_owned()], true));
+        assert_eq!(world.proven(), (1, 8));
+        // One that goes on, if slowly, is waited for.
+        for number in 9..=16 {
+            world.publish(number, editions(1, Some(number.into())));
+            world.ack("a", number);
+            world.ack("b", number - 1);
+            assert_eq!(world.judge().0.waiting, ["b"]);
+            assert_eq!(world.proven().1, i64::from(number) - 1);
+            world.now += step;
+        }
+        world.ack("b", 16);
+        assert!(world.judge().1.settled);
+        assert_eq!(world.proven(), (1, 16));
     }
 
     #[test]

@@ -119,10 +119,28 @@ struct Reconciler {
 /// When statuses are handed over.
 #[derive(Debug, Default)]
 struct StatusPace {
-    /// Whether they may have changed.
-    stale: bool,
+    /// Since when they may have changed.
+    stale: Option<Instant>,
     /// Not before, unless all proxies have acknowledged.
     hold: Option<Instant>,
+}
+
+impl StatusPace {
+    fn is_due(&self, now: Instant) -> bool {
+        self.stale.is_some() && self.hold.is_none_or(|hold| now >= hold)
+    }
+
+    /// They may have changed.
+    fn touch(&mut self, now: Instant) {
+        self.stale.get_or_insert(now);
+    }
+
+    /// Proxies are to acknowledge something new: there is time for that, less what statuses have waited already. It may be held for longer.
+    fn hold(&mut self, now: Instant) {
+        if self.hold.is_none_or(|hold| hold <= now) {
+            self.hold = Some(self.stale.unwrap_or(now) + HOLD);
+        }
+    }
 }
 
 impl Reconciler {
@@ -151,7 +169,7 @@ impl Reconciler {
         self.leads = role == Role::Leader;
         if self.leads {
             self.prover.begin(now);
-            self.statuses = StatusPace { stale: true, hold: Some(now + PATIENCE) };
+            self.statuses = StatusPace { stale: Some(now), hold: Some(now + PATIENCE) };
         }
         self.patience = None;
         self.judge_due = true;
@@ -164,7 +182,7 @@ impl Reconciler {
         }
         let translate = self.changed.map(|(first, last)| (first + COLLECT.0).min(last + COLLECT.1));
         let fetched = self.fetching.map(|since| since + FETCH);
-        let statuses = self.statuses.hold.filter(|_| self.statuses.stale && self.leads);
+        let statuses = self.statuses.hold.filter(|_| self.statuses.stale.is_some() && self.leads && self.changed.is_none());
         [translate, fetched, statuses, self.patience].into_iter().flatten().min()
     }
 
@@ -178,11 +196,17 @@ impl Reconciler {
                 let apply = |change| self.ends.watch.wanted.apply(change, &mut self.objects);
                 // Each one, so no short cut.
                 let relevant = changes.into_iter().map(apply).filter(|relevant| *relevant).count() > 0;
-                if relevant || self.fetching.is_some_and(|_| self.ends.watch.wanted.is_settled()) {
+                let settled = self.fetching.is_some_and(|_| self.ends.watch.wanted.is_settled());
+                if relevant || settled || self.was_unread() {
                     self.touch();
                 }
             }
         }
+    }
+
+    /// Whether something that the last translation had to take as unread was answered.
+    fn was_unread(&self) -> bool {
+        !self.options.unread.is_empty() && !self.ends.watch.wanted.unanswered().eq(&self.options.unread)
     }
 
     /// The next translation is due soon.
@@ -209,7 +233,8 @@ impl Reconciler {
         if self.judge_due || self.patience.is_some_and(|patience| now >= patience) {
             self.judge(sources, now);
         }
-        if self.statuses.stale && self.statuses.hold.is_none_or(|hold| now >= hold) {
+        // Not of objects that no translation has seen: what they refer to was not asked for yet.
+        if self.changed.is_none() && self.statuses.is_due(now) {
             self.write_statuses(now);
         }
     }
@@ -219,21 +244,26 @@ impl Reconciler {
         let bundle = sources.bundle.borrow().clone();
         self.options.unsupported_version = bundle.supported().err();
         let start = Instant::now();
-        let translation = translate(&self.objects, &self.options);
+        let mut translation = translate(&self.objects, &self.options);
         self.ends.metrics.translated(start.elapsed(), &self.objects);
         self.ends.watch.wanted.want(translation.references.clone(), &mut self.objects);
-        if !self.ends.watch.wanted.is_settled() {
+        if self.ends.watch.wanted.is_expecting(FETCH, now) {
             let since = *self.fetching.get_or_insert(now);
             if now < since + FETCH {
                 return;
             }
         }
         self.fetching = None;
+        let unread = self.ends.watch.wanted.unanswered();
+        if !unread.eq(&self.options.unread) {
+            self.options.unread = self.ends.watch.wanted.unanswered().cloned().collect();
+            translation = translate(&self.objects, &self.options);
+        }
         self.ready = ready::pods(&self.objects, translation.editions.keys());
         self.assign(&translation, sources);
         self.publish(translation, now);
         self.judge_due = true;
-        self.statuses.stale = true;
+        self.statuses.touch(now);
         self.ends.readiness.send_if_modified(|fault| fault.take().is_some());
     }
 
@@ -265,8 +295,7 @@ impl Reconciler {
         self.prover.publish(wanted.collect(), now);
         if changed {
             self.ends.metrics.published();
-            // It may be held for longer already.
-            self.statuses.hold = Some(self.statuses.hold.filter(|hold| *hold > now).unwrap_or(now + HOLD));
+            self.statuses.hold(now);
         }
     }
 
@@ -288,7 +317,9 @@ impl Reconciler {
         let (proof, unavailable) = (Some(judgement.proofs), self.unavailable(&proxies));
         let notes = notes(&self.assignment, &sources.recorded.borrow());
         let options = &mut self.options;
-        self.statuses.stale |= options.proof != proof || options.unavailable != unavailable || options.address_notes != notes;
+        if options.proof != proof || options.unavailable != unavailable || options.address_notes != notes {
+            self.statuses.touch(now);
+        }
         (options.proof, options.unavailable, options.address_notes) = (proof, unavailable, notes);
         if judgement.settled {
             self.statuses.hold = None;
@@ -309,7 +340,7 @@ impl Reconciler {
     }
 
     fn write_statuses(&mut self, now: Instant) {
-        self.statuses.stale = false;
+        self.statuses.stale = None;
         self.statuses.hold = Some(now + PACE);
         if self.fetching.is_some() {
             // What is missing from the objects would be told as missing. The translation that waits writes statuses after it.
@@ -351,4 +382,38 @@ fn needs_only_a_port(snapshot: &Snapshot, gateway: &GatewayKey, name: &str) -> b
     listeners.iter().find(|listener| listener.name == name).is_some_and(|listener| {
         listener.protocol == Protocol::Http || listener.certificates.iter().any(|key| snapshot.certificates.contains_key(key))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_wait_for_proxies_but_changes_that_never_end_do_not_hold_them_back() {
+        let start = Instant::now();
+        for settles in [false, true] {
+            let mut pace = StatusPace::default();
+            let mut due = Vec::new();
+            // A change each 10 ms; acknowledged only when the next one is there already, or never.
+            for step in 0..50_u32 {
+                let now = start + step * Duration::from_millis(10);
+                if settles {
+                    pace.hold = None;
+                }
+                pace.hold(now);
+                pace.touch(now);
+                if pace.is_due(now) {
+                    due.push(step);
+                    pace = StatusPace { stale: None, hold: Some(now + PACE) };
+                }
+            }
+            assert_eq!(due.first(), Some(&10), "{settles}");
+        }
+        let mut waits = StatusPace { stale: None, hold: Some(start) };
+        waits.hold(start);
+        assert_eq!(waits.hold, Some(start + HOLD));
+        let mut longer = StatusPace { stale: Some(start), hold: Some(start + PATIENCE) };
+        longer.hold(start);
+        assert_eq!(longer.hold, Some(start + PATIENCE));
+    }
 }

@@ -103,8 +103,8 @@ pub(crate) async fn a_namespace_that_goes_hurts_nobody_else(stage: Arc<Stage>) -
 /// Edits of one route, and how long one of them stays.
 const EDITS: u32 = 500;
 const STAYS: Duration = Duration::from_millis(10);
-/// Writes of its status in a second: the controller allows itself five for an object.
-const WRITES: usize = 8;
+/// Writes of its status in a second: the controller allows itself five for an object, and some of them meet an edit and are tried again.
+const WRITES: usize = 15;
 
 pub(crate) async fn a_route_that_flaps_brings_no_storm(stage: Arc<Stage>) -> Outcome {
     let space = stage.space(serde_json::json!({})).await?;

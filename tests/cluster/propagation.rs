@@ -115,8 +115,10 @@ impl Seen {
         let task = tokio::spawn(async move {
             let mut routes = std::pin::pin!(watcher(api, watcher::Config::default()).applied_objects());
             while let Some(event) = routes.next().await {
-                // Nobody listens at the end.
-                let _ended = event.map(|route| sender.send((route, Instant::now())));
+                let Ok(route) = event else { continue };
+                if sender.send((route, Instant::now())).is_err() {
+                    return;
+                }
             }
         });
         Self { events, task }

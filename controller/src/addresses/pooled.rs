@@ -83,16 +83,23 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// Gives addresses to the candidates. In this order, within each step the oldest Gateway first: who has one keeps it, as long as it may;
-/// addresses that are asked for by value; the lowest free one of each IP family.
+/// Gives addresses to the candidates. In this order, within each step the oldest Gateway first: who has one by its Service's status keeps
+/// it, as long as it may, whatever other Services say since; then who was given one before; addresses that are asked for by value; the
+/// lowest free one of each IP family.
 pub(super) fn assign(candidates: &[Candidate<'_>], taken: &BTreeMap<IpAddr, String>, assignment: &mut Assignment) {
     let mut candidates: Vec<_> = candidates.iter().collect();
     candidates.sort_by_key(|candidate| (candidate.given.created, candidate.key));
-    let mut holders: Holders = taken.iter().map(|(ip, whose)| (*ip, Holder::Other(whose.clone()))).collect();
+    let mut holders = Holders::new();
     let mut given: BTreeMap<&GatewayKey, Vec<IpAddr>> = BTreeMap::new();
 
     for candidate in &candidates {
-        keep(candidate, &mut holders, given.entry(candidate.key).or_default());
+        keep(candidate, &candidate.recorded, &mut holders, given.entry(candidate.key).or_default());
+    }
+    for (ip, whose) in taken {
+        holders.entry(*ip).or_insert_with(|| Holder::Other(whose.clone()));
+    }
+    for candidate in &candidates {
+        keep(candidate, &candidate.held, &mut holders, given.entry(candidate.key).or_default());
     }
     // What a Service's status says and its Gateway does not keep is given to nobody before the status says so no longer.
     for candidate in &candidates {
@@ -118,9 +125,9 @@ pub(super) fn assign(candidates: &[Candidate<'_>], taken: &BTreeMap<IpAddr, Stri
     }
 }
 
-/// What it has and may keep: from its pools, in a family of its Service, asked for by value or one of each family that may be any.
-fn keep(candidate: &Candidate<'_>, holders: &mut Holders, own: &mut Vec<IpAddr>) {
-    for ip in candidate.recorded.iter().chain(&candidate.held).copied() {
+/// Of what it has, what it may keep: from its pools, in a family of its Service, asked for by value or one of each family that may be any.
+fn keep(candidate: &Candidate<'_>, has: &[IpAddr], holders: &mut Holders, own: &mut Vec<IpAddr>) {
+    for ip in has.iter().copied() {
         let wanted = candidate.asks_for(ip)
             || takes_any(candidate.given) && !own.iter().any(|kept| kept.is_ipv4() == ip.is_ipv4() && !candidate.asks_for(*kept));
         if wanted && candidate.in_pool(ip) && candidate.has_family(ip.is_ipv4()) && !holders.contains_key(&ip) {
@@ -201,6 +208,8 @@ fn conclude(candidate: &Candidate<'_>, own: Vec<IpAddr>, mut faults: Vec<String>
         faults.push("its Service is not there yet".to_owned());
     }
     assignment.gateways.insert(candidate.key.clone(), Assigned { addresses, faults, notes: Vec::new() });
+    // Also while its Service is made anew.
+    assignment.held.insert(candidate.key.clone(), (candidate.given.uid.clone(), own.clone()));
     let Some(service) = candidate.service else { return };
     if own != candidate.recorded {
         assignment.records.push(Record {
@@ -209,8 +218,7 @@ fn conclude(candidate: &Candidate<'_>, own: Vec<IpAddr>, mut faults: Vec<String>
             uid: service.metadata.uid.clone().unwrap_or_default(),
             resource_version: service.metadata.resource_version.clone().unwrap_or_default(),
             seen: candidate.recorded.clone(),
-            addresses: own.clone(),
+            addresses: own,
         });
     }
-    assignment.held.insert(candidate.key.clone(), (candidate.given.uid.clone(), own));
 }

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::{Record, ingress_ips};
 use crate::provision::FIELD_MANAGER;
+use crate::watch::stream::in_time;
 
 /// Services that are written at the same time.
 const CONCURRENT: usize = 8;
@@ -93,7 +94,15 @@ async fn run(
         let mut due: Vec<Record> = records.to_vec();
         due.retain(|record| written.get(&record.service) != Some(record));
         let writes = due.into_iter().map(|record| write(client.clone(), record));
-        let results: Vec<_> = stream::iter(writes).buffer_unordered(CONCURRENT).collect().await;
+        let writes = stream::iter(writes).buffer_unordered(CONCURRENT).collect::<Vec<_>>();
+        let results = tokio::select! {
+            results = writes => results,
+            // What is under way is dropped: another replica writes from now on.
+            ended = role.wait_for(|role| *role != Role::Leader) => match ended {
+                Ok(_) => continue,
+                Err(_) => return,
+            },
+        };
         let mut told = BTreeMap::new();
         for (record, result) in results {
             match result {
@@ -137,7 +146,7 @@ async fn write(client: Client, record: Record) -> (Record, Result<(), kube::Erro
         if !conflict {
             return (record, Err(error));
         }
-        let current = match services.get_opt(&record.service.name).await {
+        let current = match in_time(services.get_opt(&record.service.name)).await {
             Ok(current) => current,
             Err(error) => return (record, Err(error)),
         };
@@ -158,7 +167,7 @@ async fn patch(services: &Api<Service>, record: &Record, version: &str) -> Resul
         "status": { "loadBalancer": { "ingress": record.addresses.iter().map(ingress).collect::<Vec<_>>() } },
     });
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    services.patch_status(&record.service.name, &parameters, &Patch::Merge(&body)).await?;
+    in_time(services.patch_status(&record.service.name, &parameters, &Patch::Merge(&body))).await?;
     info!("Service {} has the addresses {:?}", record.service, record.addresses);
     Ok(())
 }

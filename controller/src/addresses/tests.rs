@@ -227,6 +227,49 @@ fn other_services_addresses_are_not_given() {
     assert_eq!(told(&assignment, "asks"), "; 192.0.2.2 is in use by Service shop/b; ask for another");
 }
 
+/// Whoever may make a Service in any namespace can write `externalIPs` there.
+#[test]
+fn an_address_that_is_in_use_cannot_be_taken_by_a_service() {
+    let mut world = World::default();
+    world.gateway("edge", 1, pool(), &[]).service("edge", &json!({}), &ips(&["192.0.2.1"]));
+    let thief = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "thief", "namespace": "other"},
+        "spec": {"externalIPs": ["192.0.2.1", "192.0.2.2"]}});
+    world.object(thief);
+    world.gateway("new", 2, pool(), &[]).service("new", &json!({}), &json!([]));
+    let assignment = world.assign();
+    assert_eq!(told(&assignment, "edge"), "192.0.2.1");
+    assert_eq!(told(&assignment, "new"), "192.0.2.3", "what it says is given to nobody else");
+}
+
+#[test]
+fn a_service_that_is_made_anew_gets_the_same_address() {
+    let mut world = World::default();
+    world.gateway("edge", 2, pool(), &[]).service("edge", &json!({}), &ips(&["192.0.2.1"]));
+    world.assign();
+    world.objects.services.clear();
+    world.gateway("other", 1, pool(), &[]).service("other", &json!({}), &json!([]));
+    for _ in 0..3 {
+        let assignment = world.assign();
+        assert_eq!(
+            (told(&assignment, "edge").as_str(), told(&assignment, "other").as_str()),
+            ("-; its Service is not there yet", "192.0.2.2")
+        );
+    }
+    world.service("edge", &json!({}), &json!([]));
+    assert_eq!(told(&world.assign(), "edge"), "192.0.2.1");
+}
+
+/// A replica that follows may remember something else than what the leader has written.
+#[test]
+fn what_is_written_counts_more_than_what_is_remembered() {
+    let mut world = World::default();
+    world.gateway("old", 1, pool(), &[]).service("old", &json!({}), &json!([]));
+    assert_eq!(told(&world.assign(), "old"), "192.0.2.1");
+    world.gateway("new", 2, pool(), &[]).service("new", &json!({}), &ips(&["192.0.2.1"]));
+    let assignment = world.assign();
+    assert_eq!((told(&assignment, "old").as_str(), told(&assignment, "new").as_str()), ("192.0.2.2", "192.0.2.1"));
+}
+
 #[test]
 fn an_empty_pool_is_told() {
     let mut world = World::default();

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::{Content, Material, SECRET, plan};
 use crate::provision::{FIELD_MANAGER, names};
+use crate::watch::stream::in_time;
 
 /// How often it is looked at whether something has to be renewed.
 const LOOK: Duration = Duration::from_secs(600);
@@ -117,12 +118,13 @@ impl Keeper {
         let data = plan.content.entries().into_iter().map(|(entry, bytes)| (entry, ByteString(bytes))).collect();
         let written = match self.held.clone().flatten() {
             Some(held) => {
-                self.secrets.replace(SECRET, &parameters, &Secret { data: Some(data), string_data: None, ..held }).await
+                let secret = Secret { data: Some(data), string_data: None, ..held };
+                in_time(self.secrets.replace(SECRET, &parameters, &secret)).await
             }
             None => {
                 let labels = [(names::MANAGED_BY.0.to_owned(), names::MANAGED_BY.1.to_owned())];
                 let metadata = ObjectMeta { name: Some(SECRET.to_owned()), labels: Some(labels.into()), ..ObjectMeta::default() };
-                self.secrets.create(&parameters, &Secret { metadata, data: Some(data), ..Secret::default() }).await
+                in_time(self.secrets.create(&parameters, &Secret { metadata, data: Some(data), ..Secret::default() })).await
             }
         };
         match written {
@@ -133,7 +135,7 @@ impl Keeper {
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 debug!("the Secret {SECRET} was written by another replica");
-                self.held = Some(self.secrets.get_opt(SECRET).await?);
+                self.held = Some(in_time(self.secrets.get_opt(SECRET)).await?);
                 if let Some(Ok(content)) = self.held.iter().flatten().map(|secret| Content::read(&entries(secret))).next() {
                     self.publish(&content);
                 }

@@ -17,6 +17,7 @@ use super::judge::{Step, is_surplus, judge};
 use super::live::Live;
 use super::watches::api;
 use super::{FIELD_MANAGER, desired};
+use crate::watch::stream::in_time;
 
 /// Who applies a Deployment's `replicas` while an autoscaler has not written them yet.
 const REPLICAS_MANAGER: &str = "isthmus-controller-replicas";
@@ -159,7 +160,7 @@ impl Job {
 
     async fn look(&self, kind: OwnKind) -> Result<Option<Live>, Problem> {
         let name = location(&self.gateway);
-        let found = api(&self.client, kind, Some(&name.namespace)).get_opt(&name.name).await;
+        let found = in_time(api(&self.client, kind, Some(&name.namespace)).get_opt(&name.name)).await;
         found.map(|found| found.map(Live::read)).map_err(|error| self.failed(kind, error))
     }
 
@@ -172,7 +173,8 @@ impl Job {
             metadata.insert("uid".to_owned(), live.uid().into());
         }
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        let patched = api(&self.client, kind, Some(&name.namespace)).patch(&name.name, &parameters, &Patch::Apply(&body)).await;
+        let api = api(&self.client, kind, Some(&name.namespace));
+        let patched = in_time(api.patch(&name.name, &parameters, &Patch::Apply(&body))).await;
         let object: DynamicObject = patched.map_err(|error| self.failed(kind, error))?;
         let verb = if live.is_some() { "updated" } else { "created" };
         info!(gateway = %format_args!("{}/{}", self.gateway.namespace, self.gateway.name), "{} {name} {verb}", kind.as_str());
@@ -188,7 +190,8 @@ impl Job {
             "spec": { "replicas": replicas },
         });
         let parameters = PatchParams::apply(REPLICAS_MANAGER).force();
-        let patched = api(&self.client, kind, Some(&name.namespace)).patch(&name.name, &parameters, &Patch::Apply(&body)).await;
+        let api = api(&self.client, kind, Some(&name.namespace));
+        let patched = in_time(api.patch(&name.name, &parameters, &Patch::Apply(&body))).await;
         patched.map(|_| ()).map_err(|error| self.failed(kind, error))
     }
 
@@ -196,7 +199,7 @@ impl Job {
     async fn delete(&self, kind: OwnKind, live: &Live) -> Result<String, Problem> {
         let preconditions = Preconditions { uid: Some(live.uid().to_owned()), resource_version: None };
         let parameters = DeleteParams::background().preconditions(preconditions);
-        let deleted = api(&self.client, kind, Some(&live.name.namespace)).delete(&live.name.name, &parameters).await;
+        let deleted = in_time(api(&self.client, kind, Some(&live.name.namespace)).delete(&live.name.name, &parameters)).await;
         match deleted {
             Ok(_) => info!("{} {} deleted", kind.as_str(), live.name),
             Err(kube::Error::Api(status)) if status.code == 404 => debug!("{} {} was gone", kind.as_str(), live.name),

@@ -129,6 +129,9 @@ pub(super) async fn run(
             worker.adopt(&plan);
         }
         let leads = *inputs.role.borrow_and_update() == Role::Leader;
+        if !leads {
+            worker.stop();
+        }
         let material = inputs.material.borrow_and_update().clone();
         if let (true, true, Some(material)) = (leads, worker.unlisted.is_empty(), material) {
             worker.start(&material.bundle);
@@ -250,6 +253,17 @@ impl Worker {
             entry.dirty = false;
             entry.running = true;
             self.running.spawn(job.run());
+        }
+    }
+
+    /// Drops what is under way: another replica writes from now on.
+    fn stop(&mut self) {
+        if self.running.is_empty() {
+            return;
+        }
+        self.running = JoinSet::new();
+        for entry in self.entries.values_mut().filter(|entry| entry.running) {
+            (entry.running, entry.dirty) = (false, true);
         }
     }
 

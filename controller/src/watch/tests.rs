@@ -347,6 +347,27 @@ async fn kinds_without_a_crd_start_when_they_have_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kind_is_gone_only_if_it_stays_away() {
+    let cluster = Cluster::new();
+    cluster.list(ROUTES, 10, &[route("a", 5)]);
+    let mut bed = Bed::start(&cluster, &options());
+    bed.settle().await;
+    let missing = || cluster.server.set(ROUTES, Answer::status(404, "page not found"));
+    missing();
+    cluster.watch(ROUTES).await.send(event("ERROR", &failure(410, "too old"))).unwrap();
+    bed.settle_for(Duration::from_secs(10)).await;
+    assert_eq!(bed.routes(), ["a@5"], "an API server that starts");
+    cluster.list(ROUTES, 11, &[route("a", 5)]);
+    cluster.server.unset(ROUTES);
+    bed.settle_for(Duration::from_secs(25)).await;
+    assert_eq!(bed.routes(), ["a@5"]);
+    missing();
+    cluster.watch(ROUTES).await.send(event("ERROR", &failure(410, "too old"))).unwrap();
+    bed.settle_for(Duration::from_secs(60)).await;
+    assert_eq!(bed.routes(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_may_not_be_read_is_told_and_holds_back_readiness() {
     let cluster = Cluster::new();
     cluster.server.set("/api/v1/services", Answer::status(403, "services is forbidden"));

@@ -1,6 +1,7 @@
 //! Which Secrets and ConfigMaps somebody refers to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use isthmus_api::{Object, ObjectRef, Objects};
 use tokio::sync::watch;
@@ -15,13 +16,14 @@ pub(super) type Questions = BTreeMap<ObjectRef, u64>;
 #[derive(Debug)]
 pub struct Wanted {
     sender: watch::Sender<Questions>,
-    unanswered: BTreeSet<ObjectRef>,
+    /// With the time at which they were asked for.
+    unanswered: BTreeMap<ObjectRef, Instant>,
     asked: u64,
 }
 
 impl Wanted {
     pub(super) fn new(sender: watch::Sender<Questions>) -> Self {
-        Self { sender, unanswered: BTreeSet::new(), asked: 0 }
+        Self { sender, unanswered: BTreeMap::new(), asked: 0 }
     }
 
     /// Says all that is wanted from now on, and removes from `objects` what no longer is. Each newly wanted object is
@@ -35,10 +37,11 @@ impl Wanted {
             objects.remove(object);
             self.unanswered.remove(object);
         }
+        let now = Instant::now();
         let mut question = |object: ObjectRef| {
             let number = before.get(&object).copied().unwrap_or_else(|| {
                 self.asked += 1;
-                self.unanswered.insert(object.clone());
+                self.unanswered.insert(object.clone(), now);
                 self.asked
             });
             (object, number)
@@ -69,6 +72,16 @@ impl Wanted {
     /// translation back for a bounded time only.
     pub fn is_settled(&self) -> bool {
         self.unanswered.is_empty()
+    }
+
+    /// Whether an answer is missing that was asked for less than `patience` before `now`.
+    pub fn is_expecting(&self, patience: Duration, now: Instant) -> bool {
+        self.unanswered.values().any(|asked| now.saturating_duration_since(*asked) < patience)
+    }
+
+    /// What was not answered yet.
+    pub fn unanswered(&self) -> impl ExactSizeIterator<Item = &ObjectRef> {
+        self.unanswered.keys()
     }
 }
 
@@ -124,6 +137,19 @@ mod tests {
         wanted.want(BTreeSet::from([secret("a")]), &mut objects);
         assert!(!wanted.is_settled());
         assert_ne!(receiver.borrow()[&secret("a")], first);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_come_is_expected_for_a_while_only() {
+        let (mut wanted, _receiver, mut objects) = wanted();
+        let (start, patience) = (Instant::now(), Duration::from_secs(1));
+        assert!(!wanted.is_expecting(patience, start));
+        wanted.want(BTreeSet::from([secret("a"), secret("b")]), &mut objects);
+        assert!(wanted.is_expecting(patience, start));
+        let later = Instant::now() + patience;
+        assert!(!wanted.is_expecting(patience, later), "what was asked for long ago delays nothing");
+        wanted.apply(applied("Secret", "a", "1"), &mut objects);
+        assert_eq!(wanted.unanswered().collect::<Vec<_>>(), [&secret("b")]);
     }
 
     #[test]

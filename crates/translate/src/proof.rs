@@ -196,6 +196,20 @@ mod tests {
     }
 
     #[test]
+    fn parameters_that_go_close_nothing_that_runs() {
+        let lost = json!({"group": "isthmus.dev", "kind": "GatewayParameters", "name": "gone"});
+        let spec = json!({"gatewayClassName": "isthmus", "listeners": plain_listener(), "infrastructure": {"parametersRef": lost}});
+        let objects = objects(base().into_iter().chain([crate::testing::gateway_with(spec)]));
+        let translated = |listen| translate(&objects, &Options { listen, ..options() });
+        let (cluster, alone) = (translated(Listen::Everywhere), translated(Listen::Assigned));
+        assert!(cluster.snapshot.gateways.contains_key(&edge()), "its proxies are there");
+        assert!(!cluster.infrastructure.contains_key(&edge()), "but no new ones are made");
+        assert!(!alone.snapshot.gateways.contains_key(&edge()), "in a folder it never ran");
+        let status = &cluster.statuses.gateways[&NamespacedName::new("shop", "edge")];
+        assert_eq!(shown(&status.conditions, 3)[0], "Accepted=False/InvalidParameters");
+    }
+
+    #[test]
     fn a_recreated_object_has_proven_nothing() {
         let other = Edition { uid: "b".to_owned(), generation: 1 };
         let proof = Proof { editions: Editions { gateway: edition(9), ..Editions::default() }, ready: 1, ..Proof::default() };

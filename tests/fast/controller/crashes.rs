@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_tests::api_server::{Action, Bundle, Fault, Select, Verb};
+use isthmus_tests::api_server::{Action, Bundle, Call, Fault, Select, Verb};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -54,12 +54,24 @@ async fn run(number: u64) {
     neighbours_were_left_alone(&stage, &name);
 }
 
+/// The writes to be killed at, counted from one. Questions about tokens leave nothing; of routes' statuses, which are most of the writes and
+/// all alike, every third is enough.
+fn numbers(writes: &[Call]) -> Vec<u64> {
+    let counts = |call: &Call, number: u64| match call.kind.as_str() {
+        "TokenReview" => false,
+        "HTTPRoute" | "GRPCRoute" => number.is_multiple_of(3),
+        _ => true,
+    };
+    (1..).zip(writes).filter(|(number, call)| counts(call, *number)).map(|(number, _)| number).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_each_write() {
-    let count = undisturbed().await.writes;
+    let numbers = numbers(&undisturbed().await.writes);
+    let count = numbers.len();
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut runs = JoinSet::new();
-    for number in 1..=count {
+    for number in numbers {
         let places = Arc::clone(&places);
         runs.spawn(async move {
             let _place = places.acquire_owned().await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_routing::RouteKey;
-use isthmus_tests::api_server::{Action, Bundle, Ending, Fault, Link, Refusal, Select, Verb};
+use isthmus_tests::api_server::{Action, ApiServer, Bundle, Call, Ending, Fault, Link, Refusal, Select, Verb};
 use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinSet;
@@ -20,8 +20,8 @@ const AT_ONCE: usize = 6;
 pub(super) struct Undisturbed {
     /// The end.
     pub(super) state: Value,
-    /// How many writes it took.
-    pub(super) writes: u64,
+    /// The writes that it took.
+    pub(super) writes: Vec<Call>,
 }
 
 /// The run in which nothing goes wrong. Once for all tests.
@@ -31,10 +31,8 @@ pub(super) async fn undisturbed() -> &'static Undisturbed {
         let stage = Stage::new(Bundle::V1_7).await;
         scenario::start(&stage.server);
         let controller = stage.controller("a", "one").await;
-        stage.settled(Duration::from_millis(700), PATIENCE).await;
+        stage.at_rest().await;
         scenario::edit(&stage.server).await;
-        let state = stage.settled(Duration::from_millis(1200), PATIENCE).await;
-        assert!(controller.is_running());
         for (kind, name, expected) in [
             ("Gateway", "shop/edge", "Accepted=True/Accepted Programmed=True/Programmed"),
             ("Gateway", "bank/vault", "Accepted=True/Accepted Programmed=True/Programmed"),
@@ -54,12 +52,14 @@ pub(super) async fn undisturbed() -> &'static Undisturbed {
                 "Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs isthmus.dev/Programmed=True/Programmed",
             ),
         ] {
-            assert_eq!(stage.conditions(kind, name), expected, "{kind} {name}");
+            let look = |_: &ApiServer| (stage.conditions(kind, name) == expected).then_some(());
+            stage.server.wait_for(&format!("{kind} {name}: {expected}"), PATIENCE, look).await;
         }
+        let state = stage.settled(Duration::from_millis(1200), PATIENCE).await;
+        assert!(controller.is_running());
         assert!(stage.server.get("Deployment", "shop/isthmus-passing").is_none(), "it went with its Gateway");
         assert!(stage.server.get("Deployment", "bank/isthmus-theirs").is_none());
-        let writes = stage.server.calls(&Select::any().client("a").verbs(&Verb::WRITES)).len();
-        Undisturbed { state, writes: writes as u64 }
+        Undisturbed { state, writes: stage.server.calls(&Select::any().client("a").verbs(&Verb::WRITES)) }
     })
     .await
 }
@@ -104,8 +104,8 @@ enum Disturbance {
     Endings(Ending),
     /// Reads come from the past until the edits are over.
     Past(&'static [Verb]),
-    /// Nothing comes through for a while in the middle.
-    Link(Link),
+    /// Nothing comes through for a while, which begins after this time.
+    Link(Link, Duration),
 }
 
 /// A disturbance that goes on.
@@ -140,9 +140,9 @@ impl Disturbance {
                 });
                 None
             }
-            Self::Link(link) => {
+            Self::Link(link, begin) => {
                 task.spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    tokio::time::sleep(begin).await;
                     server.set_link("a", link).await;
                     tokio::time::sleep(Duration::from_millis(1500)).await;
                     server.set_link("a", Link::Up).await;
@@ -192,8 +192,10 @@ async fn the_end_is_the_same() {
         ("slow answers", Disturbance::UntilTheEnd(Fault::new(all.clone(), Action::Delay(Duration::from_millis(60))))),
         ("lists and watches from the past", Disturbance::Past(&[Verb::List, Verb::Watch])),
         ("all reads from the past", Disturbance::Past(&Verb::READS)),
-        ("a link that hangs", Disturbance::Link(Link::Hanging)),
-        ("a link that is cut", Disturbance::Link(Link::Cut)),
+        ("a link that hangs", Disturbance::Link(Link::Hanging, Duration::from_millis(500))),
+        ("a link that is cut", Disturbance::Link(Link::Cut, Duration::from_millis(500))),
+        ("no API server at the start", Disturbance::Link(Link::Cut, Duration::ZERO)),
+        ("an API server that hangs at the start", Disturbance::Link(Link::Hanging, Duration::ZERO)),
     ];
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut runs = JoinSet::new();

@@ -64,7 +64,8 @@ async fn flapping_makes_no_storm() {
         assert_eq!(condition["status"], "True");
     }
     let (ours, others): (Vec<_>, Vec<_>) = status_writes(server).into_iter().partition(|call| call.name == "front");
-    // Twenty at once, and then one in 200 ms.
+    // Twenty at once, and then one in 200 ms. One that met an edit on its way has no effect and is made again.
+    let ours: Vec<_> = ours.into_iter().filter(|call| call.code == Some(200)).collect();
     let most = 24 + usize::try_from(begin.elapsed().as_millis() / 200).unwrap();
     assert!(ours.len() <= most, "{} writes for 200 edits, at most {most}", ours.len());
     assert!(others.is_empty(), "the neighbours are not touched: {others:#?}");

@@ -71,8 +71,15 @@ impl GatewayNode {
     }
 
     /// Whether its servable listeners are served.
+    ///
+    /// Parameters that are missing are no reason to close what runs: they concern how proxies are provided, and those that are there
+    /// were provided before. Nobody provides new ones until the parameters are found.
     pub(crate) fn is_servable(&self) -> bool {
-        self.fault.is_none() && (self.listen == Listen::Everywhere || !self.addresses.is_empty())
+        match (self.listen, &self.fault) {
+            (Listen::Everywhere, None | Some(GatewayFault::Class(_) | GatewayFault::Parameters(_))) => true,
+            (Listen::Assigned, None) => !self.addresses.is_empty(),
+            _ => false,
+        }
     }
 
     /// Addresses that the data plane listens on; none: wherever it is.
