@@ -1,6 +1,7 @@
 //! What was published and what proxies acknowledged -> what is proven. Pure, but for its memory.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_routing::{GatewayKey, Version};
@@ -9,8 +10,11 @@ use isthmus_translate::{Edition, Editions, Proof};
 /// How long a ready proxy may take to acknowledge before nobody waits for it any more.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How many configurations of one Gateway are remembered while nobody has acknowledged them.
-const REMEMBERED: usize = 16;
+/// How many configurations of one Gateway are remembered while nobody has acknowledged them: proxies of a large one may be many behind
+/// while endpoints come and go.
+const REMEMBERED: usize = 256;
+/// How many of them that are not of the same editions, which may be large.
+const EDITIONS: usize = 32;
 
 /// A connected proxy, as far as it matters here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,7 +43,8 @@ struct Track {
 #[derive(Debug)]
 struct Published {
     version: Version,
-    editions: Editions,
+    /// Shared with the one before if they are the same.
+    editions: Arc<Editions>,
     since: Instant,
 }
 
@@ -96,14 +101,22 @@ impl Prover {
 impl Track {
     fn publish(&mut self, version: Version, editions: Editions, now: Instant) {
         forget(&mut self.proven, &editions);
+        let last = self.published.back().map(|last| &last.editions);
+        let editions = last.filter(|last| ***last == editions).cloned().unwrap_or_else(|| Arc::new(editions));
         match self.published.back_mut() {
             // The same bytes for newer objects: whoever serves them serves the newer ones.
             Some(last) if last.version == version => last.editions = editions,
             _ => self.published.push_back(Published { version, editions, since: now }),
         }
-        while self.published.len() > REMEMBERED {
+        while self.published.len() > REMEMBERED || self.distinct() > EDITIONS {
             self.published.pop_front();
         }
+    }
+
+    /// How many editions are remembered.
+    fn distinct(&self) -> usize {
+        let pairs = self.published.iter().zip(self.published.iter().skip(1));
+        1 + pairs.filter(|(one, next)| !Arc::ptr_eq(&one.editions, &next.editions)).count()
     }
 
     fn judge(
@@ -140,7 +153,7 @@ impl Track {
         if let Some(at) = reached.flatten() {
             self.published.drain(..at);
             if let Some(first) = self.published.front() {
-                self.proven = first.editions.clone();
+                self.proven = Editions::clone(&first.editions);
             }
             if let Some(newest) = self.published.back() {
                 forget(&mut self.proven, &newest.editions);
@@ -379,13 +392,29 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_that_is_far_behind_proves_what_it_serves() {
+        let mut world = World::new(&["a"]);
+        for number in 0..200 {
+            world.publish(number, editions(1, Some(1 + i64::from(number) / 100)));
+        }
+        world.ack("a", 50);
+        assert_eq!(world.proven(), (1, 1));
+        world.ack("a", 100);
+        assert_eq!(world.proven(), (1, 2));
+    }
+
+    #[test]
     fn what_nobody_acknowledges_is_not_remembered_for_ever() {
         let mut world = World::new(&["a"]);
         for number in 0..40 {
             world.publish(number, editions(i64::from(number) + 1, None));
         }
-        assert_eq!(world.prover.gateways[&key()].published.len(), REMEMBERED);
+        assert_eq!(world.prover.gateways[&key()].published.len(), EDITIONS);
         world.ack("a", 39);
         assert_eq!(world.proven(), (40, -1));
+        for number in 0..600_u32 {
+            world.publish(u8::try_from(number % 251).unwrap(), editions(40, None));
+        }
+        assert_eq!(world.prover.gateways[&key()].published.len(), REMEMBERED);
     }
 }

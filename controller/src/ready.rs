@@ -1,11 +1,11 @@
-//! EndpointSlices -> the proxies that traffic is sent to. Pure.
+//! Services and EndpointSlices -> the proxies that traffic is sent to, and whether it gets there. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use isthmus_api::{EndpointSlice, Objects};
 use isthmus_routing::GatewayKey;
 
-use crate::provision::names;
+use crate::provision::{self, names};
 
 /// The label that an EndpointSlice's Service is named with.
 const SERVICE: &str = "kubernetes.io/service-name";
@@ -24,6 +24,18 @@ pub fn pods<'g>(objects: &Objects, gateways: impl Iterator<Item = &'g GatewayKey
         }
     }
     pods
+}
+
+/// What a Gateway's Service does not have yet of the ports that it is to have, in words: clients that dial one get nothing.
+pub fn lacks_ports(objects: &Objects, gateway: &GatewayKey, ports: &BTreeSet<u16>) -> Option<String> {
+    let name = provision::location(gateway);
+    let Some(service) = objects.services.get(&name) else { return Some("its Service is not there yet".to_owned()) };
+    let has = |port: &u16| {
+        let own = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        own.into_iter().any(|own| own.port == i32::from(*port))
+    };
+    let missing: Vec<_> = ports.iter().filter(|port| !has(port)).map(ToString::to_string).collect();
+    (!missing.is_empty()).then(|| format!("its Service has not got port {} yet", missing.join(", ")))
 }
 
 fn ready(slice: &EndpointSlice) -> impl Iterator<Item = String> {
@@ -47,6 +59,19 @@ mod tests {
 
     fn endpoint(pod: &str, ready: Option<bool>) -> Value {
         json!({"addresses": ["10.0.0.1"], "conditions": {"ready": ready}, "targetRef": {"kind": "Pod", "name": pod}})
+    }
+
+    #[test]
+    fn ports_that_a_service_lacks_are_told() {
+        let mut objects = Objects::default();
+        let key = GatewayKey { namespace: "shop".to_owned(), name: "edge".to_owned() };
+        let ports = BTreeSet::from([80, 443, 8080]);
+        assert_eq!(lacks_ports(&objects, &key, &ports).as_deref(), Some("its Service is not there yet"));
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": "isthmus-edge"},
+            "spec": {"ports": [{"port": 80}, {"port": 9}]}});
+        objects.apply(decode(service).unwrap());
+        assert_eq!(lacks_ports(&objects, &key, &ports).as_deref(), Some("its Service has not got port 443, 8080 yet"));
+        assert_eq!(lacks_ports(&objects, &key, &BTreeSet::from([80])), None);
     }
 
     #[test]

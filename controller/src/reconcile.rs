@@ -50,7 +50,7 @@ pub(crate) struct Ends {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// Runs until the watches end. Cancel safe: what was handed over goes on.
+/// Runs until a task of the controller ends: without it the rest would go on and be wrong. Cancel safe: what was handed over goes on.
 pub(crate) async fn run(ends: Ends, options: Options) {
     let mut sources = Sources {
         proxies: ends.server.proxies(),
@@ -65,18 +65,45 @@ pub(crate) async fn run(ends: Ends, options: Options) {
     loop {
         let due = reconciler.due();
         let sleep = tokio::time::sleep_until(due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1)).into());
-        tokio::select! {
+        // A source ends with the task that fills it.
+        let ended = tokio::select! {
             update = reconciler.ends.watch.updates.recv() => match update {
-                Some(update) => reconciler.take(update),
-                None => return,
+                Some(update) => {
+                    reconciler.take(update);
+                    None
+                }
+                None => Some("watch"),
             },
-            Ok(()) = sources.proxies.changed() => reconciler.judge_due = true,
-            Ok(()) = sources.provisioned.changed() => reconciler.judge_due = true,
-            Ok(()) = sources.recorded.changed() => reconciler.judge_due = true,
-            Ok(()) = sources.nodes.changed() => reconciler.touch(),
-            Ok(()) = sources.bundle.changed() => reconciler.touch(),
-            Ok(()) = sources.role.changed() => reconciler.role(*sources.role.borrow_and_update()),
-            () = sleep => {}
+            changed = sources.proxies.changed() => {
+                reconciler.judge_due = true;
+                changed.is_err().then_some("push server")
+            }
+            changed = sources.provisioned.changed() => {
+                reconciler.judge_due = true;
+                changed.is_err().then_some("provisioner")
+            }
+            changed = sources.recorded.changed() => {
+                reconciler.judge_due = true;
+                changed.is_err().then_some("recorder of addresses")
+            }
+            changed = sources.nodes.changed() => {
+                reconciler.touch();
+                changed.is_err().then_some("watch of nodes")
+            }
+            changed = sources.bundle.changed() => {
+                reconciler.touch();
+                changed.is_err().then_some("watch of CRDs")
+            }
+            changed = sources.role.changed() => {
+                reconciler.role(*sources.role.borrow_and_update());
+                changed.is_err().then_some("election")
+            }
+            () = reconciler.ends.writer.ended() => Some("writer of statuses"),
+            () = sleep => None,
+        };
+        if let Some(task) = ended {
+            tracing::error!("the {task} has ended, which only a fault of its own makes it do");
+            return;
         }
         reconciler.act(&sources);
     }
@@ -106,6 +133,8 @@ struct Reconciler {
     published: BTreeMap<GatewayKey, Arc<Snapshot>>,
     assignment: Assignment,
     ready: BTreeMap<GatewayKey, BTreeSet<String>>,
+    /// The ports that each Gateway's Service is to have.
+    ports: BTreeMap<GatewayKey, BTreeSet<u16>>,
     prover: Prover,
     /// Whether proxies or infrastructure said something new.
     judge_due: bool,
@@ -155,6 +184,7 @@ impl Reconciler {
             published: BTreeMap::new(),
             assignment: Assignment::default(),
             ready: BTreeMap::new(),
+            ports: BTreeMap::new(),
             prover: Prover::default(),
             judge_due: false,
             patience: None,
@@ -259,6 +289,7 @@ impl Reconciler {
             self.options.unread = self.ends.watch.wanted.unanswered().cloned().collect();
             translation = translate(&self.objects, &self.options);
         }
+        self.ports = translation.infrastructure.iter().map(|(key, given)| (key.clone(), given.ports.clone())).collect();
         self.ready = ready::pods(&self.objects, translation.editions.keys());
         self.assign(&translation, sources);
         self.publish(translation, now);
@@ -309,6 +340,7 @@ impl Reconciler {
         for (key, proof) in &mut judgement.proofs {
             let faults = provisioned.gateways.get(key).map(|state| state.faults.as_slice()).unwrap_or_default();
             proof.fault = (!faults.is_empty()).then(|| faults.join("; "));
+            proof.pending = self.ports.get(key).and_then(|ports| ready::lacks_ports(&self.objects, key, ports));
             proof.lacking = proxies.get(key).map(lacking).unwrap_or_default();
         }
         let waiting = judgement.proofs.values().map(|proof| proof.waiting.len()).sum();

@@ -77,9 +77,9 @@ pub enum StartError {
     /// Metrics that contradict each other.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// The watches have ended, which only a fault of their own makes them do.
-    #[error("the watches have ended; the log says why")]
-    Watch,
+    /// A task of the controller has ended, which only a fault of its own makes it do.
+    #[error("a task of the controller has ended; the log says which and why")]
+    Task,
     /// What makes the certificate has ended.
     #[error("the certificate of the push server is not to be had")]
     Certificate,
@@ -170,5 +170,5 @@ async fn serve(
     let ends =
         reconcile::Ends { watch, server, writer, provisioner, recorder, bundle, nodes, role, needs_nodes, readiness, metrics };
     reconcile::run(ends, options).await;
-    Err(StartError::Watch)
+    Err(StartError::Task)
 }

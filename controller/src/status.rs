@@ -112,6 +112,13 @@ impl Writer {
         // The sender lives as long as `self`.
         let _ = self.shared.busy.subscribe().wait_for(|busy| !busy).await;
     }
+
+    /// Waits until its task has ended, which only a fault of its own makes it do. Cancel safe; not to be called again after that.
+    pub(crate) async fn ended(&mut self) {
+        if let Err(error) = (&mut self.task).await {
+            tracing::error!(%error, "the task that writes statuses broke off");
+        }
+    }
 }
 
 impl Drop for Writer {

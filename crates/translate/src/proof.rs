@@ -39,6 +39,8 @@ pub struct Proof {
     pub waiting: Vec<String>,
     /// Ready proxies that are not waited for any more, each with the reason in words.
     pub left_out: Vec<String>,
+    /// What the Gateway itself still waits for besides its proxies, in words.
+    pub pending: Option<String>,
     /// Rules that proxies of an older release cannot run, in words, by route: requests that match them get 500 there.
     pub lacking: BTreeMap<RouteKey, String>,
     /// Why there cannot be proxies, in words.
@@ -71,7 +73,8 @@ impl Edition {
 impl Proof {
     /// Why the Gateway is not proven to run this edition, with the reason for `Programmed=False`; none: it is.
     pub(crate) fn lacks_gateway(&self, edition: &Edition) -> Option<(&'static str, String)> {
-        self.lacks().or_else(|| self.lags(Some(&self.editions.gateway), edition))
+        let pending = || self.pending.clone().map(|why| ("Pending", why));
+        self.lacks().or_else(|| self.lags(Some(&self.editions.gateway), edition)).or_else(pending)
     }
 
     /// The same for a route of the Gateway.
@@ -187,6 +190,10 @@ mod tests {
                 all(yes, yes, "False/UnsupportedByProxy requests get status 500 until the proxy is updated: rules[1] on a"),
             ),
             (
+                Some(Proof { pending: Some("no port yet".to_owned()), ..proven(3, 7) }),
+                all("False/Pending no port yet", "False/Pending no port yet", yes),
+            ),
+            (
                 Some(Proof { fault: Some("no room".to_owned()), ..proven(3, 7) }),
                 all("False/NoResources no room", "False/Pending no room", "False/NoResources no room"),
             ),
@@ -198,7 +205,8 @@ mod tests {
     #[test]
     fn parameters_that_go_close_nothing_that_runs() {
         let lost = json!({"group": "isthmus.dev", "kind": "GatewayParameters", "name": "gone"});
-        let spec = json!({"gatewayClassName": "isthmus", "listeners": plain_listener(), "infrastructure": {"parametersRef": lost}});
+        let spec =
+            json!({"gatewayClassName": "isthmus", "listeners": plain_listener(), "infrastructure": {"parametersRef": lost}});
         let objects = objects(base().into_iter().chain([crate::testing::gateway_with(spec)]));
         let translated = |listen| translate(&objects, &Options { listen, ..options() });
         let (cluster, alone) = (translated(Listen::Everywhere), translated(Listen::Assigned));
