@@ -37,6 +37,8 @@ pub struct Options {
     pub renew: Duration,
     /// How often the others look at it, and a failed renewal is repeated.
     pub retry: Duration,
+    /// Why this replica is not ready to lead, in words; a free Lease is left to others then, for [`Options::duration`].
+    pub ready: Option<watch::Receiver<Option<String>>>,
 }
 
 impl Options {
@@ -50,6 +52,7 @@ impl Options {
             duration: Duration::from_secs(15),
             renew: Duration::from_secs(5),
             retry: Duration::from_secs(1),
+            ready: None,
         }
     }
 
@@ -67,6 +70,7 @@ pub async fn run(client: Client, options: Options, role: watch::Sender<Role>, sh
         identity: options.identity(),
         options,
         observed: None,
+        free: None,
         role,
         until: None,
         fault: None,
@@ -93,6 +97,8 @@ struct Election {
     identity: String,
     options: Options,
     observed: Option<Observed>,
+    /// Since when we see that nobody holds the Lease.
+    free: Option<Instant>,
     role: watch::Sender<Role>,
     /// We lead until then, unless we renew.
     until: Option<Instant>,
@@ -138,8 +144,12 @@ impl Election {
         let holder = holder(&lease).to_owned();
         self.observe(lease.clone());
         if holder != self.identity && !holder.is_empty() && !self.is_expired(started) {
-            self.until = None;
+            (self.until, self.free) = (None, None);
             self.follow(&holder);
+            return Ok(true);
+        }
+        if holder != self.identity && self.leaves_it_to_others(started) {
+            self.lose("the Lease was taken away, and we are not ready");
             return Ok(true);
         }
         let claimed = self.claimed(lease);
@@ -214,10 +224,19 @@ impl Election {
         now.saturating_duration_since(*since) >= duration
     }
 
+    /// Whether another replica may take the free Lease first: a new release that never gets ready must not lead while an old one could. But
+    /// if nobody does for long, even we are better than nobody.
+    fn leaves_it_to_others(&mut self, now: Instant) -> bool {
+        let free = *self.free.get_or_insert(now);
+        let is_ready = self.options.ready.as_ref().is_none_or(|ready| ready.borrow().is_none());
+        !is_ready && now.saturating_duration_since(free) < self.options.duration
+    }
+
     /// We hold the Lease since a request that began at `started`. Others count its duration from when they see it, which is
     /// later; a fifth of it is left for clocks that run at different speeds and for what is under way when we stop.
     fn lead(&mut self, started: Instant) {
         self.until = Some(started + self.options.duration.mul_f64(0.8));
+        self.free = None;
         if self.role.send_if_modified(|role| std::mem::replace(role, Role::Leader) != Role::Leader) {
             tracing::info!(identity = %self.identity, "we lead");
         }

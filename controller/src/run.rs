@@ -96,14 +96,14 @@ pub async fn run(client: Client, mut settings: Settings, shutdown: impl Future<O
     // Ends with this function.
     let mut tasks = JoinSet::new();
     if let Some(listener) = settings.admin.take() {
-        tasks.spawn(admin::serve(listener, admin::Sources { readiness: ready, metrics: Arc::clone(&metrics) }));
+        tasks.spawn(admin::serve(listener, admin::Sources { readiness: ready.clone(), metrics: Arc::clone(&metrics) }));
     }
     let (role, roles) = watch::channel(Role::Follower { leader: None });
     tasks.spawn(tell_role(roles.clone(), Arc::clone(&metrics)));
     let (stop, stopped) = oneshot::channel::<()>();
     let Election { duration, renew, retry } = settings.election;
     let election = leader::Options::new(settings.namespace.clone(), settings.name.clone(), settings.push_address);
-    let election = leader::Options { duration, renew, retry, ..election };
+    let election = leader::Options { duration, renew, retry, ready: Some(ready), ..election };
     let mut elected = Guard(tokio::spawn(leader::run(client.clone(), election, role, async {
         // Sent or dropped: both mean the end.
         let _ = stopped.await;

@@ -91,12 +91,16 @@ fn push(pod: &str) -> SocketAddr {
 
 impl Replica {
     fn start(leases: &Leases, pod: &'static str) -> Self {
+        Self::with(leases, pod, None)
+    }
+
+    fn with(leases: &Leases, pod: &'static str, ready: Option<watch::Receiver<Option<String>>>) -> Self {
         let (role, receiver) = watch::channel(Role::Follower { leader: None });
         let (shutdown, stop) = oneshot::channel();
         let stop = async {
             let _ = stop.await;
         };
-        let options = Options::new("isthmus-system", pod, push(pod));
+        let options = Options { ready, ..Options::new("isthmus-system", pod, push(pod)) };
         let task = tokio::spawn(run(leases.server(pod).client(), options, role, stop));
         Self { role: receiver, shutdown: Some(shutdown), task }
     }
@@ -246,4 +250,28 @@ fn identities_say_where_to_go() {
     ] {
         assert_eq!(address(identity), expected.map(|address| address.parse().unwrap()), "{identity}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_ready_leaves_a_free_lease_to_others_for_a_while() {
+    let leases = Leases::default();
+    let (ready, unready) = watch::channel(Some("a right is missing".to_owned()));
+    let mut first = Replica::with(&leases, "a", Some(unready.clone()));
+    seconds(1).await;
+    assert!(first.leads(), "there was no Lease: somebody has to begin");
+    first.shutdown.take().unwrap().send(()).unwrap();
+    seconds(1).await;
+    let mut second = Replica::with(&leases, "b", Some(unready));
+    seconds(10).await;
+    assert!(!second.leads());
+    seconds(10).await;
+    assert!(second.leads(), "nobody else wants it");
+    second.shutdown.take().unwrap().send(()).unwrap();
+    seconds(1).await;
+    let third = Replica::with(&leases, "a", Some(ready.subscribe()));
+    seconds(5).await;
+    assert!(!third.leads());
+    ready.send_replace(None);
+    seconds(2).await;
+    assert!(third.leads());
 }

@@ -9,6 +9,7 @@ use isthmus_api::{Kind, Object, ObjectRef, decode};
 use kube::Client;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::health::Reporter;
 use super::known::{Key, Known};
@@ -39,6 +40,7 @@ pub(super) struct Shared {
 /// Follows a scope until nobody takes its updates.
 pub(super) async fn run(scope: Scope, mut shared: Shared, mut reporter: Reporter) {
     let mut store = Store::new(scope.kind, Arc::clone(&shared.seen));
+    let mut absent = None;
     loop {
         let version = shared.bundle.borrow_and_update().version_of(scope.kind);
         let Some(version) = version else {
@@ -73,8 +75,19 @@ pub(super) async fn run(scope: Scope, mut shared: Shared, mut reporter: Reporter
                     reporter.fault(fault);
                     continue;
                 }
+                // An API server that starts, or has a CRD of a new version, may not know the kind yet.
+                Some(Event::Absent)
+                    if !store.known.is_empty() && absent.get_or_insert_with(Instant::now).elapsed() < shared.timing.grace =>
+                {
+                    reporter
+                        .fault("the API server does not have this kind any more (404); what was known stays for now".to_owned());
+                    continue;
+                }
                 Some(Event::Absent) => Some(store.clear()),
-                Some(event) => store.take(event),
+                Some(event) => {
+                    absent = None;
+                    store.take(event)
+                }
                 None => return,
             };
             reporter.fine();

@@ -27,6 +27,11 @@ enum Seen {
 }
 
 impl Known {
+    /// Whether nothing is there.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.objects.values().any(|seen| matches!(seen, Seen::There(_)))
+    }
+
     /// Whether an object of this version says anything that was not known. A version that is no number is always news.
     pub(crate) fn is_news(&self, key: &Key, version: Option<u64>) -> bool {
         let Some(version) = version else { return true };

@@ -99,7 +99,6 @@ pub(crate) fn follow(client: Client, target: Target, timing: Timing) -> impl Str
         state: State::List { token: None, version: None },
         highest: 0,
         behind: None,
-        absent: None,
         relist: Instant::now(),
     };
     stream::unfold(follower, |mut follower| async {
@@ -138,8 +137,6 @@ struct Follower {
     highest: u64,
     /// Since when the API server says less than what was seen.
     behind: Option<Instant>,
-    /// Since when it says that it does not have the kind.
-    absent: Option<Instant>,
     /// When the next list is due.
     relist: Instant,
 }
@@ -208,7 +205,6 @@ impl Follower {
             }
         };
         self.lists.reset();
-        self.absent = None;
         let first = version.is_none();
         let version = version.unwrap_or(page.metadata.resource_version);
         if version.is_empty() {
@@ -334,14 +330,10 @@ impl Follower {
         Some(Event::Fault(self.describe(error)))
     }
 
-    /// A kind that was there and is not any more has to be missing for a while: an API server that starts does not know all of them yet.
     fn failed(&mut self, error: &kube::Error) -> Event {
         if fault::code(error) == Some(404) {
-            let since = *self.absent.get_or_insert_with(Instant::now);
-            if self.highest == 0 || since.elapsed() >= self.timing.grace {
-                self.pause = Some(ABSENT);
-                return Event::Absent;
-            }
+            self.pause = Some(ABSENT);
+            return Event::Absent;
         }
         let wait = self.lists.next();
         self.pause = Some(fault::retry_after(error).unwrap_or(wait));

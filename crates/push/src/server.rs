@@ -5,6 +5,7 @@ mod admit;
 mod published;
 mod registry;
 mod session;
+mod strangers;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use crate::Ping;
 
 use self::published::Published;
 use self::registry::Registry;
+use self::strangers::Strangers;
 
 /// How a server runs.
 #[derive(Clone)]
@@ -84,6 +86,8 @@ pub struct Limits {
     pub streams: usize,
     /// Connections without a stream at once; more wait in the backlog.
     pub strangers: usize,
+    /// Of these, from one address; more are cut.
+    pub strangers_each: usize,
     /// Tokens that are looked at at once; more wait.
     pub authentications: usize,
     /// The TLS handshake, from accept.
@@ -109,6 +113,7 @@ impl Default for Limits {
         Self {
             streams: 4096,
             strangers: 512,
+            strangers_each: 64,
             authentications: 32,
             handshake: Duration::from_secs(10),
             admission: Duration::from_secs(10),
@@ -196,7 +201,7 @@ struct Shared {
     registry: Arc<Registry>,
     counts: Arc<Counts>,
     streams: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
     authentications: Semaphore,
 }
 
@@ -211,7 +216,7 @@ impl Server {
         let limits = &options.limits;
         let shared = Arc::new(Shared {
             streams: Arc::new(Semaphore::new(limits.streams)),
-            strangers: Arc::new(Semaphore::new(limits.strangers)),
+            strangers: Strangers::new(limits.strangers, limits.strangers_each),
             authentications: Semaphore::new(limits.authentications),
             published: receiver,
             registry: Arc::default(),

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use isthmus_routing::filter::Filter;
-use isthmus_routing::{BackendKey, Gateway, Listener, Route, RouteKey, Snapshot, Target};
+use isthmus_routing::{Gateway, Listener, RouteKey, Snapshot};
 
 use crate::graph::Graph;
 use crate::graph::gateway::GatewayNode;
@@ -25,7 +24,7 @@ pub(crate) fn read(graph: &Graph<'_>) -> Snapshot {
         .collect();
     let backends = routes
         .values()
-        .flat_map(|route| backend_keys(route))
+        .flat_map(|route| route.backend_keys())
         .collect::<BTreeSet<_>>()
         .into_iter()
         .map(|key| (key.clone(), Arc::new(graph.services.backend(key))))
@@ -50,24 +49,5 @@ fn listener(node: &ListenerNode) -> Option<Listener> {
         hostname: node.hostname.clone(),
         certificates: node.certificates.iter().chain(&node.kept).cloned().collect(),
         routes: node.attached.clone(),
-    })
-}
-
-/// Of backendRefs and of mirrors.
-fn backend_keys(route: &Route) -> impl Iterator<Item = &BackendKey> {
-    fn mirrored(filters: &[Filter]) -> impl Iterator<Item = &Target> {
-        filters.iter().filter_map(|filter| match filter {
-            Filter::RequestMirror(mirror) => Some(&mirror.target),
-            _ => None,
-        })
-    }
-    let targets = route.rules.iter().flat_map(|rule| {
-        let backends =
-            rule.backends.iter().flat_map(|backend| std::iter::once(&backend.target).chain(mirrored(&backend.filters)));
-        backends.chain(mirrored(&rule.filters))
-    });
-    targets.filter_map(|target| match target {
-        Target::Backend(key) => Some(key),
-        Target::Invalid => None,
     })
 }

@@ -15,10 +15,11 @@ use rustls::crypto::ring;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use super::strangers::Place;
 use super::{Shared, StartError, admit, count};
 
 /// How long the system's refusal to accept is waited out.
@@ -88,12 +89,16 @@ fn tls(certificate: &Certificate) -> Result<TlsAcceptor, String> {
 
 /// Accepts for ever.
 pub(super) async fn run(listener: TcpListener, mut acceptor: Acceptor, shared: Arc<Shared>) {
-    // The semaphore is never closed.
-    while let Ok(permit) = shared.strangers.clone().acquire_owned().await {
+    while let Some(permit) = shared.strangers.room().await {
         match listener.accept().await {
             Ok((socket, peer)) => {
+                let Some(place) = shared.strangers.place(permit, peer.ip()) else {
+                    tracing::debug!(%peer, "cut: its address has too many connections without a stream");
+                    count(&shared.counts.cut);
+                    continue;
+                };
                 let (tls, shared) = (acceptor.current(), shared.clone());
-                tokio::spawn(async move { serve(socket, peer, tls, permit, &shared).await });
+                tokio::spawn(async move { serve(socket, peer, tls, place, &shared).await });
             }
             // Want of file descriptors passes; a loop without a pause would make it worse.
             Err(error) => {
@@ -104,7 +109,7 @@ pub(super) async fn run(listener: TcpListener, mut acceptor: Acceptor, shared: A
     }
 }
 
-async fn serve(socket: TcpStream, peer: SocketAddr, tls: TlsAcceptor, stranger: OwnedSemaphorePermit, shared: &Arc<Shared>) {
+async fn serve(socket: TcpStream, peer: SocketAddr, tls: TlsAcceptor, stranger: Place, shared: &Arc<Shared>) {
     let limits = &shared.options.limits;
     // Commits are small and nobody should wait for more of them.
     let _ = socket.set_nodelay(true);

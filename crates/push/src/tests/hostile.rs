@@ -307,3 +307,19 @@ async fn a_peer_that_has_vanished_is_noticed_at_both_ends() {
     bed.acked("a", version).await;
     assert_eq!(proxy.served(), [snapshot(1)]);
 }
+
+#[tokio::test]
+async fn one_address_cannot_keep_the_others_out() {
+    let long = Duration::from_secs(600);
+    let limits = ServerLimits { handshake: long, strangers: 4, strangers_each: 2, ..ServerLimits::default() };
+    let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
+    let version = bed.publish(&snapshot(1));
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+        silent.push(socket.connect(bed.server.address()).await.unwrap());
+    }
+    let _good = bed.proxy("good").run();
+    bed.acked("good", version).await;
+}
