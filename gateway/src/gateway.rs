@@ -9,7 +9,7 @@ use isthmus_dataplane::{Dataplane, Options, Report, StartError};
 use isthmus_push::client::{self, Outcome};
 use isthmus_routing::Snapshot;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::args::Args;
 use crate::families;
@@ -78,9 +78,12 @@ async fn dataplane(args: &Args, threads: usize, snapshots: &watch::Receiver<Arc<
 /// Follows the controller for ever. It ends only by a fault of its own, which must not end what is served.
 async fn follow(options: client::Options, snapshots: watch::Sender<Arc<Snapshot>>, outcomes: watch::Receiver<Outcome>) {
     loop {
-        let following = tokio::spawn(client::run(options.clone(), snapshots.clone(), outcomes.clone()));
-        let Err(error) = following.await;
-        tracing::error!("following the controller broke off and begins anew; what is served stays: {error}");
+        // A set, so that it ends with this.
+        let mut following = JoinSet::new();
+        following.spawn(client::run(options.clone(), snapshots.clone(), outcomes.clone()));
+        if let Some(Err(error)) = following.join_next().await {
+            tracing::error!("following the controller broke off and begins anew; what is served stays: {error}");
+        }
         tokio::time::sleep(AGAIN).await;
     }
 }

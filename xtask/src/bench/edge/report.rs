@@ -7,9 +7,11 @@ use super::Measured;
 use super::contender::Kind;
 use super::figures::{Slice, Spread};
 
-/// What has to be reached now.
+/// What has to be reached now. What Pingora costs is not ours to change, so what we add to it has a limit of its own; docs/decisions/013 says
+/// why Envoy's is not 0.45.
 const CPU_TO_NGINX: f64 = 1.8;
-const CPU_TO_ENVOY: f64 = 0.45;
+const CPU_TO_PINGORA: f64 = 1.25;
+const CPU_TO_ENVOY: f64 = 0.8;
 const IDLE_MB: f64 = 25.0;
 const PLAIN_KIB: f64 = 40.0;
 const TLS_KIB: f64 = 50.0;
@@ -51,13 +53,13 @@ impl Limit {
 
 fn limits(measured: &[Measured]) -> Vec<Limit> {
     let find = |kind| measured.iter().find(|measured| measured.kind == kind);
-    let (Some(ours), Some(nginx), Some(envoy)) = (find(Kind::Isthmus), find(Kind::Nginx), find(Kind::Envoy)) else {
-        return Vec::new();
-    };
+    let peers = (find(Kind::Nginx), find(Kind::Pingora), find(Kind::Envoy));
+    let (Some(ours), (Some(nginx), Some(pingora), Some(envoy))) = (find(Kind::Isthmus), peers) else { return Vec::new() };
     // A figure that could not be taken is a missed limit.
     let ratio = |other: &Measured| Spread::of_ratios(&ours.slices, &other.slices, cpu).map_or(f64::NAN, |spread| spread.median);
     vec![
         Limit { what: "CPU for each request, to nginx's", at_most: CPU_TO_NGINX, found: ratio(nginx) },
+        Limit { what: "CPU for each request, to bare Pingora's", at_most: CPU_TO_PINGORA, found: ratio(pingora) },
         Limit { what: "CPU for each request, to Envoy's", at_most: CPU_TO_ENVOY, found: ratio(envoy) },
         Limit { what: "resident memory when idle, in MB", at_most: IDLE_MB, found: ours.rss_idle as f64 / 1e6 },
         Limit { what: "KiB for an idle connection", at_most: PLAIN_KIB, found: ours.plain_connection / 1024.0 },
@@ -134,7 +136,8 @@ impl Report {
             let mb = |bytes: u64| bytes as f64 / 1e6;
             let (plain, tls) = (one.plain_connection / 1024.0, one.tls_connection / 1024.0);
             let (idle, loaded) = (mb(one.rss_idle), mb(one.rss_loaded));
-            writeln!(f, "| {} | {idle:.1} | {loaded:.1} | {plain:.1} | {tls:.1} |", one.kind.as_str())?;
+            let tls = if tls.is_nan() { "none".to_owned() } else { format!("{tls:.1}") };
+            writeln!(f, "| {} | {idle:.1} | {loaded:.1} | {plain:.1} | {tls} |", one.kind.as_str())?;
         }
         Ok(())
     }
@@ -169,17 +172,17 @@ mod tests {
         let mut ours = measured(Kind::Isthmus, ours);
         change(&mut ours);
         let null = [measured(Kind::Nginx, 1.0).slices, measured(Kind::Nginx, 1.0).slices];
-        Report::new(&null, vec![ours, measured(Kind::Nginx, 10.0), measured(Kind::Envoy, 40.0)])
+        Report::new(&null, vec![ours, measured(Kind::Pingora, 14.4), measured(Kind::Nginx, 10.0), measured(Kind::Envoy, 22.5)])
     }
 
     #[test]
     fn each_limit_can_be_missed() {
         assert_eq!(report(17.9, |_| ()).missed(), Vec::<String>::new());
-        assert_eq!(report(18.1, |_| ()).missed().len(), 2, "nginx's and Envoy's");
+        assert_eq!(report(18.1, |_| ()).missed().len(), 3, "nginx's, Pingora's and Envoy's");
         assert_eq!(report(17.9, |ours| ours.rss_idle = 25_100_000).missed().len(), 1);
         assert_eq!(report(17.9, |ours| ours.plain_connection = 41.0 * 1024.0).missed().len(), 1);
         assert_eq!(report(17.9, |ours| ours.tls_connection = 51.0 * 1024.0).missed().len(), 1);
-        assert_eq!(report(17.9, |ours| ours.slices.clear()).missed().len(), 2, "no figure is no success");
+        assert_eq!(report(17.9, |ours| ours.slices.clear()).missed().len(), 3, "no figure is no success");
     }
 
     #[test]
@@ -187,7 +190,8 @@ mod tests {
         let text = report(18.1, |_| ()).to_string();
         for line in [
             "| isthmus | 1.81 [1.81-1.81] | 1.00 [1.00-1.00] |",
-            "| envoy | 4.00 [4.00-4.00] |",
+            "| envoy | 2.25 [2.25-2.25] |",
+            "| bare pingora | 1.44 [1.44-1.44] |",
             "| isthmus | 20.0 | 30.0 | 39.0 | 49.0 |",
             "| CPU for each request, to nginx's | 1.8 | 1.81 | **missed** |",
         ] {
