@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
 
-    fn judged(spec: Value, status: Value) -> Vec<String> {
+    fn judged(spec: &Value, status: &Value) -> Vec<String> {
         let object = json!({"metadata": {"name": "x", "generation": 3}, "spec": spec, "status": status});
         match judge(&serde_json::from_value(object).unwrap()) {
             Outcome::Met => Vec::new(),
@@ -100,31 +100,31 @@ mod tests {
     #[test]
     fn routes_are_judged_by_our_parents() {
         let spec = json!({"parentRefs": [{"name": "edge"}]});
-        let parent = |controller: &str, conditions: Value| json!({"parentRef": {"kind": "Gateway", "name": "edge", "sectionName": "https"}, "controllerName": controller, "conditions": conditions});
+        let parent = |controller: &str, conditions: &Value| json!({"parentRef": {"kind": "Gateway", "name": "edge", "sectionName": "https"}, "controllerName": controller, "conditions": conditions});
         let good = json!([condition("Accepted", "True", 3), condition("isthmus.dev/Programmed", "True", 3)]);
         let older = json!([condition("Accepted", "True", 2), condition("isthmus.dev/Programmed", "True", 3)]);
         let refused = json!([condition("Accepted", "True", 3), condition("isthmus.dev/Programmed", "False", 3)]);
         let nobody = "no parent is of this controller yet; see spec.parentRefs, and the class of the Gateway";
         for (parents, expected) in [
-            (json!([parent(CONTROLLER_NAME, good.clone())]), vec![]),
-            (json!([parent("example.com/other", refused.clone()), parent(CONTROLLER_NAME, good.clone())]), vec![]),
-            (json!([parent("example.com/other", good)]), vec![nobody]),
+            (json!([parent(CONTROLLER_NAME, &good)]), vec![]),
+            (json!([parent("example.com/other", &refused), parent(CONTROLLER_NAME, &good)]), vec![]),
+            (json!([parent("example.com/other", &good)]), vec![nobody]),
             (
-                json!([parent(CONTROLLER_NAME, older)]),
+                json!([parent(CONTROLLER_NAME, &older)]),
                 vec!["Gateway edge, listener https: Accepted is of generation 2, not yet of 3"],
             ),
             (
-                json!([parent(CONTROLLER_NAME, refused)]),
+                json!([parent(CONTROLLER_NAME, &refused)]),
                 vec!["Gateway edge, listener https: isthmus.dev/Programmed is False, Why: because"],
             ),
             (
-                json!([parent(CONTROLLER_NAME, json!([condition("Accepted", "True", 3)]))]),
+                json!([parent(CONTROLLER_NAME, &json!([condition("Accepted", "True", 3)]))]),
                 vec!["Gateway edge, listener https: isthmus.dev/Programmed is not there yet"],
             ),
         ] {
-            assert_eq!(judged(spec.clone(), json!({"parents": parents})), expected, "{parents}");
+            assert_eq!(judged(&spec, &json!({"parents": parents})), expected, "{parents}");
         }
-        assert_eq!(judged(spec, Value::Null), [nobody]);
+        assert_eq!(judged(&spec, &Value::Null), [nobody]);
     }
 
     #[test]
@@ -132,11 +132,11 @@ mod tests {
         let listeners = |status: &str| json!([{"name": "http", "conditions": [condition("Accepted", "True", 3), condition("Programmed", status, 3)]}]);
         let conditions =
             json!([condition("Accepted", "True", 3), condition("Programmed", "True", 3), condition("Foreign", "False", 1)]);
-        assert_eq!(judged(json!({}), json!({"conditions": conditions, "listeners": listeners("True")})), Vec::<String>::new());
+        assert_eq!(judged(&json!({}), &json!({"conditions": conditions, "listeners": listeners("True")})), Vec::<String>::new());
         assert_eq!(
-            judged(json!({}), json!({"conditions": conditions, "listeners": listeners("False")})),
+            judged(&json!({}), &json!({"conditions": conditions, "listeners": listeners("False")})),
             ["listener http: Programmed is False, Why: because"]
         );
-        assert_eq!(judged(json!({}), Value::Null), ["Accepted is not there yet"]);
+        assert_eq!(judged(&json!({}), &Value::Null), ["Accepted is not there yet"]);
     }
 }
