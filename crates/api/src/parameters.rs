@@ -78,7 +78,7 @@ pub struct GatewayParametersSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "opaque")]
     pub affinity: Option<Affinity>,
-    /// The PriorityClass of pods. Default: none, which is the cluster's default.
+    /// The PriorityClass of pods. Default: none, which is the cluster's default. Only a GatewayClass's parameters count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
@@ -94,7 +94,8 @@ pub struct GatewayParametersSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub termination_grace_period_seconds: Option<i64>,
-    /// The image of the proxy. Default: the one that belongs to the controller.
+    /// The image of the proxy. Default: the one that belongs to the controller. Only a GatewayClass's parameters count: whoever may write
+    /// Gateways need not be somebody who may run programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,

@@ -37,10 +37,11 @@ impl GatewayParametersSpec {
         }
     }
 
-    /// What of these a Gateway's own namespace may decide: all but `addressPools`, which belong to the whole cluster.
+    /// What of these a Gateway's own namespace may decide: all but `addressPools` and `priorityClassName`, which belong to the whole cluster,
+    /// and `image`: whoever may write Gateways but no pods must not get to run a program of theirs.
     #[must_use]
     pub fn of_namespace(&self) -> Self {
-        Self { address_pools: None, ..self.clone() }
+        Self { address_pools: None, priority_class_name: None, image: None, ..self.clone() }
     }
 }
 
@@ -157,8 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_cannot_give_itself_addresses() {
-        let gateway = spec(json!({"addressPools": ["192.0.2.0/24"], "image": "b"}));
-        assert_eq!(gateway.of_namespace(), spec(json!({"image": "b"})));
+    fn a_namespace_cannot_give_itself_what_is_the_clusters() {
+        let gateway = spec(json!({
+            "addressPools": ["192.0.2.0/24"], "image": "b", "priorityClassName": "system-node-critical", "accessLog": "Stdout",
+        }));
+        assert_eq!(gateway.of_namespace(), spec(json!({"accessLog": "Stdout"})));
     }
 }
