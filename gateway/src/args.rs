@@ -1,6 +1,5 @@
 //! The command line and the environment.
 
-use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,7 +37,7 @@ pub(crate) struct Args {
     pub(crate) admin: Option<SocketAddr>,
 
     /// Where access logs go: off, stdout or a file that is appended to.
-    #[arg(long, env = "ISTHMUS_ACCESS_LOG", value_name = "WHERE", default_value = "stdout", value_parser = parse_access_log)]
+    #[arg(long, env = "ISTHMUS_ACCESS_LOG", value_name = "WHERE", default_value = "stdout")]
     pub(crate) access_log: AccessLog,
 
     /// An OTLP/HTTP endpoint for spans, such as http://collector.observability:4318.
@@ -105,14 +104,6 @@ impl Args {
             limits: client::Limits::default(),
         }
     }
-}
-
-fn parse_access_log(text: &str) -> Result<AccessLog, Infallible> {
-    Ok(match text {
-        "off" => AccessLog::Off,
-        "stdout" => AccessLog::Stdout,
-        path => AccessLog::File(path.into()),
-    })
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

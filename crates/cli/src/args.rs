@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -69,7 +68,7 @@ pub struct Run {
     pub admin: Option<Admin>,
 
     /// Where access logs go: off, stdout or a file that is appended to.
-    #[arg(long, value_name = "WHERE", default_value = "off", value_parser = parse_access_log)]
+    #[arg(long, value_name = "WHERE", default_value = "off")]
     pub access_log: AccessLog,
 
     /// An OTLP/HTTP endpoint for spans, such as http://127.0.0.1:4318.
@@ -169,14 +168,6 @@ impl FromStr for Admin {
             _ => text.parse().map(Self::At).map_err(|_| "not `off` and not an address like 127.0.0.1:19090".to_owned()),
         }
     }
-}
-
-fn parse_access_log(text: &str) -> Result<AccessLog, Infallible> {
-    Ok(match text {
-        "off" => AccessLog::Off,
-        "stdout" => AccessLog::Stdout,
-        path => AccessLog::File(path.into()),
-    })
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

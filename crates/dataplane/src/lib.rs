@@ -79,6 +79,19 @@ pub enum AccessLog {
     File(std::path::PathBuf),
 }
 
+impl std::str::FromStr for AccessLog {
+    type Err = std::convert::Infallible;
+
+    /// `off`, `stdout` or the path of a file.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "off" => Self::Off,
+            "stdout" => Self::Stdout,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
 /// What became of a snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
