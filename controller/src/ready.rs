@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use isthmus_api::core::api::core::v1::ServicePort;
 use isthmus_api::{EndpointSlice, Objects};
-use isthmus_routing::GatewayKey;
+use isthmus_routing::{GatewayKey, Transport};
 
 use crate::provision::{self, names};
 
@@ -27,15 +28,24 @@ pub fn pods<'g>(objects: &Objects, gateways: impl Iterator<Item = &'g GatewayKey
 }
 
 /// What a Gateway's Service does not have yet of the ports that it is to have, in words: clients that dial one get nothing.
-pub fn lacks_ports(objects: &Objects, gateway: &GatewayKey, ports: &BTreeSet<u16>) -> Option<String> {
+pub fn lacks_ports(objects: &Objects, gateway: &GatewayKey, ports: &BTreeSet<(u16, Transport)>) -> Option<String> {
     let name = provision::location(gateway);
     let Some(service) = objects.services.get(&name) else { return Some("its Service is not there yet".to_owned()) };
-    let has = |port: &u16| {
+    let has = |port: &(u16, Transport)| {
         let own = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-        own.into_iter().any(|own| own.port == i32::from(*port))
+        own.into_iter().any(|own| is_port(own, *port))
     };
-    let missing: Vec<_> = ports.iter().filter(|port| !has(port)).map(ToString::to_string).collect();
+    let shown = |(port, transport): &(u16, Transport)| match transport {
+        Transport::Tcp => port.to_string(),
+        Transport::Udp => format!("{port}/UDP"),
+    };
+    let missing: Vec<_> = ports.iter().filter(|port| !has(port)).map(shown).collect();
     (!missing.is_empty()).then(|| format!("its Service has not got port {} yet", missing.join(", ")))
+}
+
+/// Whether a port of a Service has this number, and carries this.
+pub(crate) fn is_port(own: &ServicePort, (number, transport): (u16, Transport)) -> bool {
+    own.port == i32::from(number) && own.protocol.as_deref().unwrap_or("TCP") == transport.as_str()
 }
 
 fn ready(slice: &EndpointSlice) -> impl Iterator<Item = String> {
@@ -65,13 +75,15 @@ mod tests {
     fn ports_that_a_service_lacks_are_told() {
         let mut objects = Objects::default();
         let key = GatewayKey { namespace: "shop".to_owned(), name: "edge".to_owned() };
-        let ports = BTreeSet::from([80, 443, 8080]);
+        let ports = BTreeSet::from([80, 443, 8080].map(|port| (port, Transport::Tcp)));
         assert_eq!(lacks_ports(&objects, &key, &ports).as_deref(), Some("its Service is not there yet"));
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": "isthmus-edge"},
             "spec": {"ports": [{"port": 80}, {"port": 9}]}});
         objects.apply(decode(service).unwrap());
         assert_eq!(lacks_ports(&objects, &key, &ports).as_deref(), Some("its Service has not got port 443, 8080 yet"));
-        assert_eq!(lacks_ports(&objects, &key, &BTreeSet::from([80])), None);
+        assert_eq!(lacks_ports(&objects, &key, &BTreeSet::from([(80, Transport::Tcp)])), None);
+        let lacking = lacks_ports(&objects, &key, &BTreeSet::from([(80, Transport::Udp)]));
+        assert_eq!(lacking.as_deref(), Some("its Service has not got port 80/UDP yet"));
     }
 
     #[test]

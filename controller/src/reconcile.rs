@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_api::Objects;
 use isthmus_push::server::{Proxies, Proxy, Role, Server};
-use isthmus_routing::{GatewayKey, Protocol, RouteKey, Snapshot};
+use isthmus_routing::{GatewayKey, Protocol, RouteKey, Snapshot, Transport};
 use isthmus_translate::{Options, Translation, translate};
 use tokio::sync::watch;
 
@@ -133,8 +133,10 @@ struct Reconciler {
     published: BTreeMap<GatewayKey, Arc<Snapshot>>,
     assignment: Assignment,
     ready: BTreeMap<GatewayKey, BTreeSet<String>>,
+    /// The uid of each Gateway that was translated last.
+    uids: BTreeMap<GatewayKey, String>,
     /// The ports that each Gateway's Service is to have.
-    ports: BTreeMap<GatewayKey, BTreeSet<u16>>,
+    ports: BTreeMap<GatewayKey, BTreeSet<(u16, Transport)>>,
     prover: Prover,
     /// Whether proxies or infrastructure said something new.
     judge_due: bool,
@@ -184,6 +186,7 @@ impl Reconciler {
             published: BTreeMap::new(),
             assignment: Assignment::default(),
             ready: BTreeMap::new(),
+            uids: BTreeMap::new(),
             ports: BTreeMap::new(),
             prover: Prover::default(),
             judge_due: false,
@@ -289,6 +292,7 @@ impl Reconciler {
             self.options.unread = self.ends.watch.wanted.unanswered().cloned().collect();
             translation = translate(&self.objects, &self.options);
         }
+        self.uids = translation.editions.iter().map(|(key, editions)| (key.clone(), editions.gateway.uid.clone())).collect();
         self.ports = translation.infrastructure.iter().map(|(key, given)| (key.clone(), given.ports.clone())).collect();
         self.ready = ready::pods(&self.objects, translation.editions.keys());
         self.assign(&translation, sources);
@@ -338,8 +342,13 @@ impl Reconciler {
         let mut judgement = self.prover.judge(&self.ready, &connected, now);
         let provisioned = sources.provisioned.borrow().clone();
         for (key, proof) in &mut judgement.proofs {
-            let faults = provisioned.gateways.get(key).map(|state| state.faults.as_slice()).unwrap_or_default();
-            proof.fault = (!faults.is_empty()).then(|| faults.join("; "));
+            if let Some(state) = provisioned.gateways.get(key) {
+                proof.fault = (!state.faults.is_empty()).then(|| state.faults.join("; "));
+                let uid = self.uids.get(key);
+                if provisioned.synced && !(state.deployed && uid == Some(&state.uid)) {
+                    proof.ready = 0;
+                }
+            }
             proof.pending = self.ports.get(key).and_then(|ports| ready::lacks_ports(&self.objects, key, ports));
             proof.lacking = proxies.get(key).map(lacking).unwrap_or_default();
         }

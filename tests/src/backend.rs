@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use isthmus_routing::{
     Attachment, Backend, BackendKey, BackendProtocol, Endpoint, Gateway, GatewayKey, HttpMatch, Listener, Matches, PathMatch,
-    Protocol, Route, RouteKey, RouteKind, Rule, Snapshot, Target, Timeouts, WeightedBackend,
+    Protocol, Route, RouteKey, RouteKind, Rule, Snapshot, Target, Timeouts, Transport, WeightedBackend,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -114,7 +114,7 @@ pub async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Optio
 
 /// A Gateway on `address` whose only rule leads to the endpoints.
 pub fn leads_to(address: IpAddr, endpoints: &[SocketAddr], protocol: BackendProtocol) -> Snapshot {
-    let key = BackendKey { namespace: "default".to_owned(), name: "backend".to_owned(), port: 80 };
+    let key = BackendKey { namespace: "default".to_owned(), name: "backend".to_owned(), port: 80, transport: Transport::Tcp };
     let mut sorted: Vec<_> = endpoints.iter().map(|address| Endpoint { address: *address }).collect();
     sorted.sort();
     let rule = Rule {
@@ -127,7 +127,7 @@ pub fn leads_to(address: IpAddr, endpoints: &[SocketAddr], protocol: BackendProt
         invalid: false,
     };
     let mut snapshot = with_rules(address, RouteKind::Http, vec![rule]);
-    snapshot.backends.insert(key, Arc::new(Backend { protocol, endpoints: sorted }));
+    snapshot.backends.insert(key, Arc::new(Backend { protocol, endpoints: sorted, ..Backend::default() }));
     snapshot
 }
 
@@ -140,17 +140,15 @@ pub fn any_path() -> HttpMatch {
 pub fn with_rules(address: IpAddr, kind: RouteKind, rules: Vec<Rule>) -> Snapshot {
     let route = RouteKey { namespace: "default".to_owned(), name: "route".to_owned(), kind };
     let listener = Listener {
-        name: "http".to_owned(),
-        port: PORT,
-        bind_port: None,
-        protocol: Protocol::Http,
-        hostname: None,
-        certificates: Vec::new(),
         routes: vec![Attachment { route: route.clone(), hostnames: Vec::new() }],
+        ..Listener::new("http".to_owned(), PORT, Protocol::Http)
     };
     let gateway = GatewayKey { namespace: "default".to_owned(), name: "gateway".to_owned() };
     Snapshot {
-        gateways: BTreeMap::from([(gateway, Arc::new(Gateway { addresses: vec![address], listeners: vec![listener] }))]),
+        gateways: BTreeMap::from([(
+            gateway,
+            Arc::new(Gateway { addresses: vec![address], listeners: vec![listener], ..Gateway::default() }),
+        )]),
         routes: BTreeMap::from([(route, Arc::new(Route { created: 0, rules }))]),
         ..Snapshot::default()
     }

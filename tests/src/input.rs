@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use isthmus_api::{NamespacedName, Objects, decode};
-use isthmus_routing::{BackendKey, GatewayKey};
+use isthmus_routing::{BackendKey, GatewayKey, Transport};
 use isthmus_translate::{Address, Options, Translation, translate};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -109,8 +109,10 @@ impl Input {
                 continue;
             }
             for port in service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()) {
+                let protocol = port.protocol.as_deref();
                 if let Ok(port) = u16::try_from(port.port) {
-                    keys.push(BackendKey { namespace: name.namespace.clone(), name: name.name.clone(), port });
+                    let transport = if protocol == Some("UDP") { Transport::Udp } else { Transport::Tcp };
+                    keys.push(BackendKey { namespace: name.namespace.clone(), name: name.name.clone(), port, transport });
                 }
             }
         }

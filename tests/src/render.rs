@@ -52,6 +52,7 @@ fn render_rule(out: &mut String, rule: &Rule) {
     let matches = match &rule.matches {
         Matches::Http(matches) => flow(matches),
         Matches::Grpc(matches) => flow(matches),
+        Matches::Any => "any".to_owned(),
     };
     let _ = writeln!(out, "- {{{name}matches: {matches}}}");
     for filter in &rule.filters {

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use isthmus_api::core::api::core::v1::ServicePort;
 use isthmus_api::parameters::{ExternalTrafficPolicy, ServiceType};
 use isthmus_api::{Objects, Service};
 use isthmus_routing::GatewayKey;
 use isthmus_translate::{Address, Infrastructure};
 
 use super::{Assigned, Nodes, asked, takes_any, type_name};
-use crate::provision;
+use crate::{provision, ready};
 
 /// Addresses that a status may have.
 const MOST: usize = 16;
@@ -106,8 +107,12 @@ fn node_port(key: &GatewayKey, given: &Infrastructure, service: &Service, object
     let ports = spec
         .iter()
         .flat_map(|spec| spec.ports.iter().flatten())
-        .filter(|port| u16::try_from(port.port).is_ok_and(|port| given.ports.contains(&port)));
-    let pairs: Vec<_> = ports.filter_map(|port| Some(format!("{} is {}", port.port, port.node_port?))).collect();
+        .filter(|port| given.ports.iter().any(|wanted| ready::is_port(port, *wanted)));
+    let shown = |port: &ServicePort| match port.protocol.as_deref() {
+        Some("UDP") => format!("{}/UDP", port.port),
+        _ => port.port.to_string(),
+    };
+    let pairs: Vec<_> = ports.filter_map(|port| Some(format!("{} is {}", shown(port), port.node_port?))).collect();
     let local = given.parameters.service.as_ref().and_then(|service| service.external_traffic_policy)
         == Some(ExternalTrafficPolicy::Local);
     let mut found = match local {

@@ -1,3 +1,4 @@
+use isthmus_routing::Transport;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ impl World {
             created,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
-            ports: [80, 443].into(),
+            ports: [80, 443].map(|port| (port, Transport::Tcp)).into(),
             parameters: serde_json::from_value(parameters).unwrap(),
             requested: requested(asks),
         };

@@ -112,12 +112,9 @@ fn container(gateway: &GatewayKey, infrastructure: &Infrastructure, settings: &S
 fn ports(infrastructure: &Infrastructure) -> Vec<Value> {
     let mut ports = vec![json!({ "name": "admin", "containerPort": ADMIN, "protocol": "TCP" })];
     if infrastructure.parameters.host_port == Some(true) {
-        ports.extend(
-            infrastructure
-                .ports
-                .iter()
-                .map(|port| json!({ "name": format!("p-{port}"), "containerPort": port, "hostPort": port, "protocol": "TCP" })),
-        );
+        ports.extend(infrastructure.ports.iter().map(|(port, transport)| {
+            json!({ "name": names::port((*port, *transport)), "containerPort": port, "hostPort": port, "protocol": transport })
+        }));
     }
     ports
 }

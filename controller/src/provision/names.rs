@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use isthmus_routing::GatewayKey;
+use isthmus_routing::{GatewayKey, Transport};
 use sha2::{Digest, Sha256};
 
 /// The label with the Gateway's name, from the Gateway API (GEP-1762).
@@ -62,6 +62,14 @@ pub(crate) fn hex(bytes: &[u8], digits: usize) -> String {
         .take(digits)
         .filter_map(|digit| char::from_digit(digit.into(), 16))
         .collect()
+}
+
+/// The name of a port in a Service and in a pod; both have names that are unique.
+pub(super) fn port((port, transport): (u16, Transport)) -> String {
+    match transport {
+        Transport::Tcp => format!("p-{port}"),
+        Transport::Udp => format!("u-{port}"),
+    }
 }
 
 #[cfg(test)]

@@ -21,15 +21,19 @@ pub struct Provisioned {
 /// What is there of a Gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
+    /// `metadata.uid` of the Gateway that this is about: one of the same name may have been made since.
+    pub uid: String,
     /// What could not be given to it, each with what to do about it.
     pub faults: Vec<String>,
+    /// Whether its own Deployment is there: until then the ready pods, if any, are those of an earlier Gateway of its name, and go.
+    pub deployed: bool,
 }
 
 impl State {
-    /// Of a Gateway's Deployment.
-    pub(super) fn of(faults: Vec<String>, deployment: Option<&Live>) -> Self {
+    /// Of the Gateway with this uid, whose own Deployment this is.
+    pub(super) fn of(uid: String, faults: Vec<String>, deployment: Option<&Live>) -> Self {
         let failure = deployment.and_then(|live| Some(format!("Deployment {}: {}", live.name, failure(&live.body)?)));
-        Self { faults: faults.into_iter().chain(failure).collect() }
+        Self { uid, faults: faults.into_iter().chain(failure).collect(), deployed: deployment.is_some() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The Service of a Gateway.
 
 use isthmus_api::parameters::ServiceType;
-use isthmus_routing::GatewayKey;
+use isthmus_routing::{GatewayKey, Transport};
 use isthmus_translate::Infrastructure;
 use serde_json::{Value, json};
 
@@ -21,10 +21,10 @@ pub(super) fn spec(gateway: &GatewayKey, infrastructure: &Infrastructure) -> Val
     let balanced = kind == ServiceType::LoadBalancer;
     let pooled = is_pooled(infrastructure);
     let class = if pooled { Some(POOL_CLASS.to_owned()) } else { parameters.load_balancer_class };
-    let port = |port: u16| json!({ "name": format!("p-{port}"), "port": port, "targetPort": port, "protocol": "TCP" });
+    let port = |(port, transport): (u16, Transport)| json!({ "name": names::port((port, transport)), "port": port, "targetPort": port, "protocol": transport });
     let mut ports: Vec<_> = infrastructure.ports.iter().copied().map(port).collect();
     if ports.is_empty() {
-        ports.push(port(PLACEHOLDER));
+        ports.push(port((PLACEHOLDER, Transport::Tcp)));
     }
     json!({
         "type": kind,

@@ -1,3 +1,4 @@
+use isthmus_routing::Transport;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,7 +41,7 @@ fn infrastructure(parameters: Value, ports: &[u16]) -> Infrastructure {
         created: 0,
         labels: BTreeMap::from([("key2".into(), "value2".into())]),
         annotations: BTreeMap::from([("key1".into(), "value1".into())]),
-        ports: ports.iter().copied().collect(),
+        ports: ports.iter().map(|port| (*port, Transport::Tcp)).collect(),
         parameters: serde_json::from_value::<GatewayParametersSpec>(parameters).unwrap(),
         requested: Vec::new(),
     }

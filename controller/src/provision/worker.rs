@@ -286,16 +286,17 @@ impl Worker {
     }
 
     fn publish(&self) {
-        let wanted = self.entries.iter().filter(|(_, entry)| entry.infrastructure.is_some());
+        let wanted = self.entries.iter().filter_map(|(key, entry)| Some((key, entry, entry.infrastructure.as_ref()?)));
         let live = |key: &GatewayKey, kind: OwnKind| {
             let uid = &self.entries.get(key)?.infrastructure.as_ref()?.uid;
             let live = self.live.get(&location(key))?.get(&kind)?;
             live.owner().is_some_and(|owner| owner.uid == *uid).then_some(live)
         };
-        let gateways = wanted.clone().map(|(key, entry)| {
-            (key.clone(), State::of(entry.faults.clone(), live(key, OwnKind::Deployment).map(|live| &**live)))
+        let gateways = wanted.clone().map(|(key, entry, given)| {
+            let deployment = live(key, OwnKind::Deployment).map(|live| &**live);
+            (key.clone(), State::of(given.uid.clone(), entry.faults.clone(), deployment))
         });
-        let accounts = wanted.filter_map(|(key, _)| {
+        let accounts = wanted.filter_map(|(key, ..)| {
             let account = live(key, OwnKind::ServiceAccount)?;
             Some(((account.name.namespace.clone(), account.name.name.clone()), key.clone()))
         });

@@ -20,6 +20,14 @@ pub enum Kind {
     HttpRoute,
     /// `GRPCRoute`
     GrpcRoute,
+    /// `TLSRoute`
+    TlsRoute,
+    /// `TCPRoute`
+    TcpRoute,
+    /// `UDPRoute`
+    UdpRoute,
+    /// `BackendTLSPolicy`
+    BackendTlsPolicy,
     /// `ReferenceGrant`
     ReferenceGrant,
     /// `Namespace`
@@ -38,12 +46,16 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::GatewayClass,
         Self::Gateway,
         Self::ListenerSet,
         Self::HttpRoute,
         Self::GrpcRoute,
+        Self::TlsRoute,
+        Self::TcpRoute,
+        Self::UdpRoute,
+        Self::BackendTlsPolicy,
         Self::ReferenceGrant,
         Self::Namespace,
         Self::Service,
@@ -61,6 +73,10 @@ impl Kind {
             Self::ListenerSet => "ListenerSet",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::UdpRoute => "UDPRoute",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::Namespace => "Namespace",
             Self::Service => "Service",
@@ -79,6 +95,10 @@ impl Kind {
             Self::ListenerSet => "listenersets",
             Self::HttpRoute => "httproutes",
             Self::GrpcRoute => "grpcroutes",
+            Self::TlsRoute => "tlsroutes",
+            Self::TcpRoute => "tcproutes",
+            Self::UdpRoute => "udproutes",
+            Self::BackendTlsPolicy => "backendtlspolicies",
             Self::ReferenceGrant => "referencegrants",
             Self::Namespace => "namespaces",
             Self::Service => "services",
@@ -92,9 +112,16 @@ impl Kind {
     /// The API group; empty for the core.
     pub fn group(self) -> &'static str {
         match self {
-            Self::GatewayClass | Self::Gateway | Self::ListenerSet | Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant => {
-                "gateway.networking.k8s.io"
-            }
+            Self::GatewayClass
+            | Self::Gateway
+            | Self::ListenerSet
+            | Self::HttpRoute
+            | Self::GrpcRoute
+            | Self::TlsRoute
+            | Self::TcpRoute
+            | Self::UdpRoute
+            | Self::BackendTlsPolicy
+            | Self::ReferenceGrant => "gateway.networking.k8s.io",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::GatewayParameters => "isthmus.dev",
             Self::Namespace | Self::Service | Self::Secret | Self::ConfigMap => "",
@@ -107,6 +134,10 @@ impl Kind {
             Self::GatewayClass | Self::Gateway | Self::HttpRoute | Self::ReferenceGrant => &["v1", "v1beta1"],
             Self::ListenerSet
             | Self::GrpcRoute
+            | Self::TlsRoute
+            | Self::TcpRoute
+            | Self::UdpRoute
+            | Self::BackendTlsPolicy
             | Self::Namespace
             | Self::Service
             | Self::EndpointSlice
@@ -264,7 +295,8 @@ mod tests {
             ("gateway.networking.k8s.io/v1", "HTTPRoute", None),
             ("networking.istio.io/v1", "Gateway", None),
             ("serving.knative.dev/v1", "Service", None),
-            ("gateway.networking.k8s.io/v1alpha2", "TCPRoute", None),
+            ("gateway.networking.k8s.io/v1alpha2", "TCPRoute", Some("TCPRoute of gateway.networking.k8s.io/v1")),
+            ("gateway.networking.k8s.io/v1", "XMesh", None),
         ] {
             let meant = Kind::meant(api_version, kind).map(|kind| format!("{kind} of {}", kind.api_version()));
             assert_eq!(meant.as_deref(), expected, "{api_version} {kind}");

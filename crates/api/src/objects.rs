@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind, ListenerSet, Namespace,
-    NamespacedName, ObjectMeta, ObjectRef, ReferenceGrant, Secret, Service,
+    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind,
+    ListenerSet, Namespace, NamespacedName, ObjectMeta, ObjectRef, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 
 /// One object of a kind that Isthmus reads. Cheap to clone.
@@ -24,6 +24,14 @@ pub enum Object {
     HttpRoute(Arc<HttpRoute>),
     /// `GRPCRoute`
     GrpcRoute(Arc<GrpcRoute>),
+    /// `TLSRoute`
+    TlsRoute(Arc<TlsRoute>),
+    /// `TCPRoute`
+    TcpRoute(Arc<TcpRoute>),
+    /// `UDPRoute`
+    UdpRoute(Arc<UdpRoute>),
+    /// `BackendTLSPolicy`
+    BackendTlsPolicy(Arc<BackendTlsPolicy>),
     /// `ReferenceGrant`
     ReferenceGrant(Arc<ReferenceGrant>),
     /// `Namespace`
@@ -53,6 +61,14 @@ pub struct Objects {
     pub http_routes: BTreeMap<NamespacedName, Arc<HttpRoute>>,
     /// By namespace and name.
     pub grpc_routes: BTreeMap<NamespacedName, Arc<GrpcRoute>>,
+    /// By namespace and name.
+    pub tls_routes: BTreeMap<NamespacedName, Arc<TlsRoute>>,
+    /// By namespace and name.
+    pub tcp_routes: BTreeMap<NamespacedName, Arc<TcpRoute>>,
+    /// By namespace and name.
+    pub udp_routes: BTreeMap<NamespacedName, Arc<UdpRoute>>,
+    /// By namespace and name.
+    pub backend_tls_policies: BTreeMap<NamespacedName, Arc<BackendTlsPolicy>>,
     /// By namespace and name.
     pub reference_grants: BTreeMap<NamespacedName, Arc<ReferenceGrant>>,
     /// By name.
@@ -118,6 +134,10 @@ pub fn decode(value: Value) -> Result<Object, DecodeError> {
         Kind::ListenerSet => Object::ListenerSet(typed(kind, value)?),
         Kind::HttpRoute => Object::HttpRoute(typed(kind, value)?),
         Kind::GrpcRoute => Object::GrpcRoute(typed(kind, value)?),
+        Kind::TlsRoute => Object::TlsRoute(typed(kind, value)?),
+        Kind::TcpRoute => Object::TcpRoute(typed(kind, value)?),
+        Kind::UdpRoute => Object::UdpRoute(typed(kind, value)?),
+        Kind::BackendTlsPolicy => Object::BackendTlsPolicy(typed(kind, value)?),
         Kind::ReferenceGrant => Object::ReferenceGrant(typed(kind, value)?),
         Kind::Namespace => Object::Namespace(typed(kind, value)?),
         Kind::Service => Object::Service(typed(kind, value)?),
@@ -137,6 +157,10 @@ impl Object {
             Self::ListenerSet(_) => Kind::ListenerSet,
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::GrpcRoute(_) => Kind::GrpcRoute,
+            Self::TlsRoute(_) => Kind::TlsRoute,
+            Self::TcpRoute(_) => Kind::TcpRoute,
+            Self::UdpRoute(_) => Kind::UdpRoute,
+            Self::BackendTlsPolicy(_) => Kind::BackendTlsPolicy,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
             Self::Namespace(_) => Kind::Namespace,
             Self::Service(_) => Kind::Service,
@@ -155,6 +179,10 @@ impl Object {
             Self::ListenerSet(object) => &object.metadata,
             Self::HttpRoute(object) => &object.metadata,
             Self::GrpcRoute(object) => &object.metadata,
+            Self::TlsRoute(object) => &object.metadata,
+            Self::TcpRoute(object) => &object.metadata,
+            Self::UdpRoute(object) => &object.metadata,
+            Self::BackendTlsPolicy(object) => &object.metadata,
             Self::ReferenceGrant(object) => &object.metadata,
             Self::Namespace(object) => &object.metadata,
             Self::Service(object) => &object.metadata,
@@ -183,6 +211,10 @@ impl Object {
             Self::ListenerSet(object) => serde_json::to_value(object),
             Self::HttpRoute(object) => serde_json::to_value(object),
             Self::GrpcRoute(object) => serde_json::to_value(object),
+            Self::TlsRoute(object) => serde_json::to_value(object),
+            Self::TcpRoute(object) => serde_json::to_value(object),
+            Self::UdpRoute(object) => serde_json::to_value(object),
+            Self::BackendTlsPolicy(object) => serde_json::to_value(object),
             Self::ReferenceGrant(object) => serde_json::to_value(object),
             Self::Namespace(object) => serde_json::to_value(object),
             Self::Service(object) => serde_json::to_value(object),
@@ -204,6 +236,10 @@ impl Objects {
             Object::ListenerSet(o) => self.listener_sets.insert(key, o).map(Object::ListenerSet),
             Object::HttpRoute(o) => self.http_routes.insert(key, o).map(Object::HttpRoute),
             Object::GrpcRoute(o) => self.grpc_routes.insert(key, o).map(Object::GrpcRoute),
+            Object::TlsRoute(o) => self.tls_routes.insert(key, o).map(Object::TlsRoute),
+            Object::TcpRoute(o) => self.tcp_routes.insert(key, o).map(Object::TcpRoute),
+            Object::UdpRoute(o) => self.udp_routes.insert(key, o).map(Object::UdpRoute),
+            Object::BackendTlsPolicy(o) => self.backend_tls_policies.insert(key, o).map(Object::BackendTlsPolicy),
             Object::ReferenceGrant(o) => self.reference_grants.insert(key, o).map(Object::ReferenceGrant),
             Object::Namespace(o) => self.namespaces.insert(key.name, o).map(Object::Namespace),
             Object::Service(o) => self.services.insert(key, o).map(Object::Service),
@@ -223,6 +259,10 @@ impl Objects {
             Kind::ListenerSet => self.listener_sets.remove(&key).map(Object::ListenerSet),
             Kind::HttpRoute => self.http_routes.remove(&key).map(Object::HttpRoute),
             Kind::GrpcRoute => self.grpc_routes.remove(&key).map(Object::GrpcRoute),
+            Kind::TlsRoute => self.tls_routes.remove(&key).map(Object::TlsRoute),
+            Kind::TcpRoute => self.tcp_routes.remove(&key).map(Object::TcpRoute),
+            Kind::UdpRoute => self.udp_routes.remove(&key).map(Object::UdpRoute),
+            Kind::BackendTlsPolicy => self.backend_tls_policies.remove(&key).map(Object::BackendTlsPolicy),
             Kind::ReferenceGrant => self.reference_grants.remove(&key).map(Object::ReferenceGrant),
             Kind::Namespace => self.namespaces.remove(&key.name).map(Object::Namespace),
             Kind::Service => self.services.remove(&key).map(Object::Service),
@@ -346,6 +386,19 @@ mod tests {
             json!({"apiVersion": gateway_api, "kind": "GRPCRoute", "metadata": meta, "spec": {"rules": [{
                 "matches": [{"method": {"type": "Exact", "service": "s", "method": "m"}}],
                 "filters": [{"type": "ExtensionRef", "extensionRef": {"group": "g", "kind": "k", "name": "n"}}]}]}}),
+            json!({"apiVersion": gateway_api, "kind": "TLSRoute", "metadata": meta, "spec": {"hostnames": ["a.example.com"], "rules": [{
+                "name": "one", "backendRefs": [{"group": "", "kind": "Service", "name": "s", "port": 443, "weight": 0}]}]}}),
+            json!({"apiVersion": gateway_api, "kind": "TCPRoute", "metadata": meta, "spec": {
+                "parentRefs": [{"group": "g", "kind": "Gateway", "name": "edge", "namespace": "z", "sectionName": "tcp", "port": 443}],
+                "rules": [{"name": "one", "backendRefs": [
+                    {"group": "", "kind": "Service", "name": "s", "namespace": "z", "port": 5432, "weight": 0}]}]}}),
+            json!({"apiVersion": gateway_api, "kind": "UDPRoute", "metadata": meta, "spec": {"rules": [{
+                "backendRefs": [{"group": "", "kind": "Service", "name": "s", "port": 53, "weight": 1}]}]}}),
+            json!({"apiVersion": gateway_api, "kind": "BackendTLSPolicy", "metadata": meta, "spec": {
+                "targetRefs": [{"group": "", "kind": "Service", "name": "s", "sectionName": "https"}],
+                "options": {"a/b": "c"},
+                "validation": {"hostname": "a.example.com", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}],
+                    "subjectAltNames": [{"type": "URI", "uri": "spiffe://a/b"}, {"type": "Hostname", "hostname": "b.example.com"}]}}}),
             json!({"apiVersion": gateway_api, "kind": "ReferenceGrant", "metadata": meta, "spec": {
                 "from": [{"group": "g", "kind": "k", "namespace": "n"}], "to": [{"group": "", "kind": "Service", "name": "s"}]}}),
             json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta, "addressType": "IPv4",

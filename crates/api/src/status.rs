@@ -146,6 +146,33 @@ pub struct Statuses {
     pub http_routes: BTreeMap<NamespacedName, RouteStatus>,
     /// By namespace and name.
     pub grpc_routes: BTreeMap<NamespacedName, RouteStatus>,
+    /// By namespace and name.
+    pub tls_routes: BTreeMap<NamespacedName, RouteStatus>,
+    /// By namespace and name.
+    pub tcp_routes: BTreeMap<NamespacedName, RouteStatus>,
+    /// By namespace and name.
+    pub udp_routes: BTreeMap<NamespacedName, RouteStatus>,
+    /// By namespace and name.
+    pub backend_tls_policies: BTreeMap<NamespacedName, PolicyStatus>,
+}
+
+/// `status` of a policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// One for each Gateway of ours whose traffic it concerns, sorted by name; at most 16, which the API's schema enforces.
+    pub ancestors: Vec<PolicyAncestorStatus>,
+}
+
+/// `status.ancestors[]` of a policy
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyAncestorStatus {
+    /// The Gateway, with its namespace.
+    pub ancestor_ref: crate::shared::ParentRef,
+    /// Whose judgement this is.
+    pub controller_name: String,
+    /// Conditions.
+    pub conditions: Vec<Condition>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

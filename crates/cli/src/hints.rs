@@ -43,6 +43,9 @@ fn object(key: &RouteKey) -> ObjectRef {
     let kind = match key.kind {
         RouteKind::Http => Kind::HttpRoute,
         RouteKind::Grpc => Kind::GrpcRoute,
+        RouteKind::Tls => Kind::TlsRoute,
+        RouteKind::Tcp => Kind::TcpRoute,
+        RouteKind::Udp => Kind::UdpRoute,
     };
     ObjectRef { kind, namespace: Some(key.namespace.clone()), name: key.name.clone() }
 }
@@ -76,6 +79,8 @@ fn simple(rule: &Rule) -> Option<(String, String)> {
     match &rule.matches {
         Matches::Http(matches) => matches.iter().find_map(http),
         Matches::Grpc(matches) => matches.iter().find_map(grpc),
+        // No curl.
+        Matches::Any => None,
     }
 }
 
@@ -115,10 +120,7 @@ fn grpc(of: &GrpcMatch) -> Option<(String, String)> {
 }
 
 fn curl(address: SocketAddr, listener: &Listener, hostname: Option<&Hostname>, path: &str, flags: &str) -> String {
-    let (scheme, insecure) = match listener.protocol {
-        Protocol::Http => ("http", ""),
-        Protocol::Https => ("https", " -k"),
-    };
+    let (scheme, insecure) = if listener.protocol == Protocol::Https { ("https", " -k") } else { ("http", "") };
     // What no shell has a meaning for.
     let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-~:@%+,=".contains(c));
     let (path, quote) = if is_plain { (path.to_owned(), "") } else { (path.replace('\'', "%27"), "'") };
@@ -160,7 +162,7 @@ mod tests {
     use super::*;
 
     fn listener(protocol: Protocol) -> Listener {
-        Listener { name: "l".into(), port: 80, bind_port: None, protocol, hostname: None, certificates: vec![], routes: vec![] }
+        Listener::new("l", 80, protocol)
     }
 
     #[test]

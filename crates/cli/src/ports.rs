@@ -132,21 +132,13 @@ mod tests {
 
     fn listener(name: &str, port: u16, route: Option<&RouteKey>) -> Listener {
         let routes = route.map(|route| Attachment { route: route.clone(), hostnames: vec![] }).into_iter().collect();
-        Listener {
-            name: name.into(),
-            port,
-            bind_port: None,
-            protocol: Protocol::Http,
-            hostname: None,
-            certificates: vec![],
-            routes,
-        }
+        Listener { routes, ..Listener::new(name, port, Protocol::Http) }
     }
 
     fn snapshot(gateways: Vec<(&str, &str, Vec<Listener>)>) -> Snapshot {
         let gateway = |(name, address, listeners): (&str, &str, Vec<Listener>)| {
             let key = GatewayKey { namespace: "x".into(), name: name.into() };
-            (key, Arc::new(Gateway { addresses: vec![address.parse().unwrap()], listeners }))
+            (key, Arc::new(Gateway { addresses: vec![address.parse().unwrap()], listeners, ..Gateway::default() }))
         };
         Snapshot { gateways: gateways.into_iter().map(gateway).collect(), ..Snapshot::default() }
     }

@@ -234,6 +234,7 @@ mod tests {
             .into(),
             http_routes: [(name.clone(), RouteStatus { parents: vec![parent.clone()] })].into(),
             grpc_routes: [(name, RouteStatus { parents: vec![RouteParentStatus { conditions: vec![], ..parent }] })].into(),
+            ..Statuses::default()
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use isthmus_dataplane::{ListenerReport, Report};
-use isthmus_routing::{GatewayKey, Listener, Protocol};
+use isthmus_routing::{GatewayKey, Listener};
 
 use crate::hints;
 use crate::message::Severity;
@@ -136,10 +136,7 @@ fn listeners(view: &View, report: &Report) -> Vec<Line> {
 }
 
 fn row(key: &GatewayKey, listener: &Listener, socket: SocketAddr, state: &str) -> Vec<String> {
-    let scheme = match listener.protocol {
-        Protocol::Http => "http",
-        Protocol::Https => "https",
-    };
+    let scheme = listener.protocol.as_str().to_ascii_lowercase();
     let hosts = listener.hostname.as_ref().map_or("any host".to_owned(), ToString::to_string);
     let routes = match listener.routes.len() {
         1 => "1 route".to_owned(),

@@ -61,13 +61,8 @@ pub(crate) fn snapshot(n: u16) -> Snapshot {
     };
     let rewrite = Filter::UrlRewrite(Rewrite { hostname: Some("shop.internal".parse().unwrap()), path: None });
     let listener = Listener {
-        name: "http".to_owned(),
-        port: 80,
-        bind_port: None,
-        protocol: Protocol::Http,
-        hostname: None,
-        certificates: Vec::new(),
         routes: vec![Attachment { route: "HTTPRoute/infra/shop".parse().unwrap(), hostnames: Vec::new() }],
+        ..Listener::new("http".to_owned(), 80, Protocol::Http)
     };
     let endpoints = vec![Endpoint { address: ([10, 0, 0, 1], n).into() }];
     Snapshot {

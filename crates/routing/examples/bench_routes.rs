@@ -159,15 +159,7 @@ impl Bench {
 
 fn attached(shape: Shape, routes: usize) -> (Listener, Snapshot) {
     let mut snapshot = Snapshot::default();
-    let mut listener = Listener {
-        name: "http".to_owned(),
-        port: 80,
-        bind_port: None,
-        protocol: Protocol::Http,
-        hostname: None,
-        certificates: Vec::new(),
-        routes: Vec::new(),
-    };
+    let mut listener = Listener::new("http".to_owned(), 80, Protocol::Http);
     for number in 0..routes {
         let path = match shape {
             Shape::Regex => PathMatch::Regex(format!("/api/v[0-9]+/service-{number}/[^/]+").parse().expect("an expression")),

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::BackendKey;
 use crate::filter::Filter;
+use crate::{BackendKey, BackendTls, BundleKey, ProxyProtocol};
 
 /// A backendRef of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +62,7 @@ impl<'b> WeightedChoice<'b> {
 pub enum Target {
     /// A port of a Service.
     Backend(BackendKey),
-    /// Nothing that may be used. Its share is answered with 500:
+    /// Nothing that may be used. Its share of requests is answered with 500, of connections closed, of datagrams dropped:
     ///
     /// > When a HTTPBackendRef is invalid, 500 status codes MUST be returned for
     /// > requests that would have otherwise been routed to an invalid backend.
@@ -76,6 +76,22 @@ pub struct Backend {
     pub protocol: BackendProtocol,
     /// Ready endpoints, sorted by address, each once. None: 503.
     pub endpoints: Vec<Endpoint>,
+    /// How connections to them are encrypted; none: not at all. Of no matter where the client's TLS is passed on as it is, and for UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<BackendTls>,
+    /// What each connection to them begins with, so that they learn who the client is; none: nothing. Of no matter for UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+impl Backend {
+    /// Certificates of authorities that it refers to.
+    pub fn bundles(&self) -> &[BundleKey] {
+        match &self.tls {
+            Some(BackendTls::Verified(validation)) => validation.roots.bundles(),
+            Some(BackendTls::Invalid) | None => &[],
+        }
+    }
 }
 
 /// What a backend speaks.

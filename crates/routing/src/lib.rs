@@ -28,11 +28,15 @@ pub mod value;
 pub use backend::{Backend, BackendProtocol, Endpoint, Target, WeightedBackend, WeightedChoice};
 pub use hostname::{HostMap, Hostname};
 pub use listener::{Attachment, Gateway, Listener, Protocol};
+pub use matching::stream_table::{StreamFound, StreamTable};
 pub use matching::table::{Found, RouteTable};
 pub use matching::{GrpcMatch, HeaderMatch, HttpMatch, MethodMatch, PathMatch, QueryParamMatch, Request};
-pub use name::{BackendKey, CertificateKey, GatewayKey, RouteKey, RouteKind};
+pub use name::{BackendKey, BundleKey, BundleKind, CertificateKey, GatewayKey, RouteKey, RouteKind, Transport};
 pub use retry::Retry;
 pub use route::{Matches, Route, Rule};
 pub use snapshot::{Changes, Item, ItemKey, Snapshot, Version};
 pub use timeout::Timeouts;
-pub use tls::Certificate;
+pub use tls::{
+    BackendTls, BackendValidation, Bundle, Certificate, CipherSuite, ClientValidation, ProxyProtocol, Roots, SubjectAltName,
+    TlsSettings, TlsVersion,
+};

@@ -15,6 +15,7 @@ mod path_index;
 pub mod precedence;
 mod query;
 mod regex_table;
+pub mod stream_table;
 pub mod table;
 
 use serde::{Deserialize, Serialize};

@@ -22,14 +22,29 @@ pub enum RouteKind {
     /// `GRPCRoute`
     #[serde(rename = "GRPCRoute")]
     Grpc,
+    /// `TLSRoute`
+    #[serde(rename = "TLSRoute")]
+    Tls,
+    /// `TCPRoute`
+    #[serde(rename = "TCPRoute")]
+    Tcp,
+    /// `UDPRoute`
+    #[serde(rename = "UDPRoute")]
+    Udp,
 }
 
 impl RouteKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Http, Self::Grpc, Self::Tls, Self::Tcp, Self::Udp];
+
     /// The Gateway API's name of the kind.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
         }
     }
 }
@@ -74,6 +89,56 @@ pub struct BackendKey {
     pub name: String,
     /// The Service's port, not the endpoints'.
     pub port: u16,
+    /// What carries it: a Service may have the same port for both.
+    pub transport: Transport,
+}
+
+/// What carries a protocol.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Transport {
+    /// Connections.
+    #[default]
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// Datagrams.
+    #[serde(rename = "UDP")]
+    Udp,
+}
+
+impl Transport {
+    /// As Kubernetes spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An object that holds certificates of authorities. Its text is `Kind/namespace/name`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BundleKey {
+    /// What it is.
+    pub kind: BundleKind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Kinds that can hold certificates of authorities, each in `ca.crt`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BundleKind {
+    /// `ConfigMap`
+    ConfigMap,
+    /// `Secret`
+    Secret,
 }
 
 /// A Secret that holds a certificate and its key.
@@ -105,7 +170,21 @@ impl fmt::Display for RouteKey {
 
 impl fmt::Display for BackendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Service/{}/{}:{}", self.namespace, self.name, self.port)
+        write!(f, "Service/{}/{}:{}", self.namespace, self.name, self.port)?;
+        match self.transport {
+            Transport::Tcp => Ok(()),
+            Transport::Udp => f.write_str("/UDP"),
+        }
+    }
+}
+
+impl fmt::Display for BundleKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            BundleKind::ConfigMap => "ConfigMap",
+            BundleKind::Secret => "Secret",
+        };
+        write!(f, "{kind}/{}/{}", self.namespace, self.name)
     }
 }
 
@@ -154,11 +233,8 @@ impl std::str::FromStr for RouteKey {
     fn from_str(s: &str) -> Result<Self, InvalidName> {
         const LIKE: &str = "HTTPRoute/namespace/name";
         let (kind, namespace, name) = split3(s, None, LIKE)?;
-        let kind = match kind {
-            "HTTPRoute" => RouteKind::Http,
-            "GRPCRoute" => RouteKind::Grpc,
-            _ => return Err(InvalidName { text: s.to_owned(), like: LIKE }),
-        };
+        let known = RouteKind::ALL.into_iter().find(|known| known.as_str() == kind);
+        let kind = known.ok_or_else(|| InvalidName { text: s.to_owned(), like: LIKE })?;
         Ok(Self { namespace: namespace.to_owned(), name: name.to_owned(), kind })
     }
 }
@@ -167,12 +243,30 @@ impl std::str::FromStr for BackendKey {
     type Err = InvalidName;
     fn from_str(s: &str) -> Result<Self, InvalidName> {
         const LIKE: &str = "Service/namespace/name:port";
-        let (_, namespace, rest) = split3(s, Some("Service"), LIKE)?;
+        let (text, transport) = match s.strip_suffix("/UDP") {
+            Some(text) => (text, Transport::Udp),
+            None => (s, Transport::Tcp),
+        };
+        let (_, namespace, rest) = split3(text, Some("Service"), LIKE)?;
         let (name, port) = rest
             .rsplit_once(':')
             .and_then(|(name, port)| Some((name, port.parse().ok()?)))
             .ok_or_else(|| InvalidName { text: s.to_owned(), like: LIKE })?;
-        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned(), port })
+        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned(), port, transport })
+    }
+}
+
+impl std::str::FromStr for BundleKey {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        const LIKE: &str = "ConfigMap/namespace/name";
+        let (kind, namespace, name) = split3(s, None, LIKE)?;
+        let kind = match kind {
+            "ConfigMap" => BundleKind::ConfigMap,
+            "Secret" => BundleKind::Secret,
+            _ => return Err(InvalidName { text: s.to_owned(), like: LIKE }),
+        };
+        Ok(Self { kind, namespace: namespace.to_owned(), name: name.to_owned() })
     }
 }
 
@@ -200,7 +294,7 @@ macro_rules! as_text {
 }
 pub(crate) use as_text;
 
-as_text!(GatewayKey, RouteKey, BackendKey, CertificateKey);
+as_text!(GatewayKey, RouteKey, BackendKey, CertificateKey, BundleKey);
 
 #[cfg(test)]
 mod tests {
@@ -208,14 +302,19 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_shown() {
-        for text in ["HTTPRoute/default/shop", "GRPCRoute/a/b"] {
+        for text in ["HTTPRoute/default/shop", "GRPCRoute/a/b", "TLSRoute/a/b", "TCPRoute/a/b", "UDPRoute/a/b"] {
             assert_eq!(text.parse::<RouteKey>().map(|key| key.to_string()), Ok(text.to_owned()));
         }
-        assert_eq!("Service/a/b:80".parse::<BackendKey>().map(|key| key.to_string()), Ok("Service/a/b:80".to_owned()));
-        for text in ["", "HTTPRoute/a", "TCPRoute/a/b", "HTTPRoute/a/b/c", "HTTPRoute//b", "Gateway/a/b"] {
+        for text in ["Service/a/b:80", "Service/a/b:80/UDP"] {
+            assert_eq!(text.parse::<BackendKey>().map(|key| key.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["ConfigMap/a/b", "Secret/a/b"] {
+            assert_eq!(text.parse::<BundleKey>().map(|key| key.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", "HTTPRoute/a", "Route/a/b", "HTTPRoute/a/b/c", "HTTPRoute//b", "Gateway/a/b"] {
             assert!(text.parse::<RouteKey>().is_err(), "{text}");
         }
-        for text in ["Service/a/b", "Service/a/b:", "Service/a/b:65536"] {
+        for text in ["Service/a/b", "Service/a/b:", "Service/a/b:65536", "Service/a/b:80/TCP", "Service/a/b/UDP"] {
             assert!(text.parse::<BackendKey>().is_err(), "{text}");
         }
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::filter::Filter;
 use crate::{BackendKey, GrpcMatch, HttpMatch, Retry, Target, Timeouts, WeightedBackend};
 
-/// An HTTPRoute or a GRPCRoute.
+/// A route of any kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// Creation time in seconds since 1970: the older of two routes wins a tie.
@@ -71,4 +71,6 @@ pub enum Matches {
     Http(Vec<HttpMatch>),
     /// Of a GRPCRoute.
     Grpc(Vec<GrpcMatch>),
+    /// Of a TLSRoute, a TCPRoute or a UDPRoute: whatever reaches the route. Such a rule has neither filters nor timeouts nor retries.
+    Any,
 }

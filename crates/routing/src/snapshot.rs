@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::name::{InvalidName, as_text};
-use crate::{Backend, BackendKey, Certificate, CertificateKey, Gateway, GatewayKey, Route, RouteKey};
+use crate::{Backend, BackendKey, Bundle, BundleKey, Certificate, CertificateKey, Gateway, GatewayKey, Route, RouteKey};
 
 pub use item::{Changes, Item, ItemKey, UnknownItem};
 pub use model::{Lacking, ModelVersion, Models};
@@ -29,12 +29,18 @@ pub struct Snapshot {
     pub routes: BTreeMap<RouteKey, Arc<Route>>,
     /// Service ports that at least one rule refers to.
     pub backends: BTreeMap<BackendKey, Arc<Backend>>,
-    /// Certificates that at least one listener refers to.
+    /// Certificates that at least one listener or Gateway refers to.
     pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
+    /// Certificates of authorities that at least one listener or backend refers to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bundles: BTreeMap<BundleKey, Arc<Bundle>>,
     /// References of listeners whose content is malformed at the moment: whoever holds a certificate for one goes on with it, see
     /// [`Snapshot::keeping`]. None of them is in `certificates` until then.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub kept: BTreeSet<CertificateKey>,
+    /// The same of certificates of authorities.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kept_bundles: BTreeSet<BundleKey>,
 }
 
 /// A content hash: equal snapshots have equal versions on every machine.

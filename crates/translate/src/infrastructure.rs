@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use isthmus_api::parameters::GatewayParametersSpec;
-use isthmus_routing::GatewayKey;
+use isthmus_routing::{GatewayKey, Transport};
 
 use crate::graph::Graph;
 use crate::graph::gateway::GatewayNode;
@@ -39,8 +39,8 @@ pub struct Infrastructure {
     pub labels: BTreeMap<String, String>,
     /// `spec.infrastructure.annotations`
     pub annotations: BTreeMap<String, String>,
-    /// TCP ports of its accepted listeners.
-    pub ports: BTreeSet<u16>,
+    /// Ports of its accepted listeners.
+    pub ports: BTreeSet<(u16, Transport)>,
     /// The installation's parameters, overlaid by the GatewayClass's and then by the Gateway's.
     pub parameters: GatewayParametersSpec,
     /// `spec.addresses`
@@ -71,7 +71,7 @@ pub(crate) fn read(graph: &Graph<'_>) -> BTreeMap<GatewayKey, Infrastructure> {
 fn infrastructure(node: &GatewayNode) -> Infrastructure {
     let valid = node.listeners.iter().filter(|listener| listener.is_valid());
     Infrastructure {
-        ports: valid.filter_map(|listener| u16::try_from(listener.port).ok()).collect(),
+        ports: valid.filter_map(|listener| Some((u16::try_from(listener.port).ok()?, listener.protocol?.transport()))).collect(),
         ..node.infrastructure.clone()
     }
 }

@@ -121,6 +121,7 @@ fn dropped(kind: RouteKind, from: &RuleView) -> Rule {
         matches: match kind {
             RouteKind::Http => Matches::Http(Vec::new()),
             RouteKind::Grpc => Matches::Grpc(Vec::new()),
+            RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => Matches::Any,
         },
         filters: Vec::new(),
         backends: Vec::new(),

@@ -30,24 +30,21 @@ pub(crate) fn read(graph: &Graph<'_>) -> Snapshot {
         .map(|key| (key.clone(), Arc::new(graph.services.backend(key))))
         .collect();
     let kept = listeners().flat_map(|listener| &listener.certificates).filter(|key| graph.kept.contains(*key)).cloned().collect();
-    Snapshot { gateways, routes, backends, certificates, kept }
+    Snapshot { gateways, routes, backends, certificates, kept, ..Snapshot::default() }
 }
 
 /// None if nothing of it can be served.
 fn gateway(node: &GatewayNode) -> Option<Gateway> {
     let listeners: Vec<_> = node.listeners.iter().filter_map(listener).collect();
-    (!listeners.is_empty()).then(|| Gateway { addresses: node.listen(), listeners })
+    (!listeners.is_empty()).then(|| Gateway { addresses: node.listen(), listeners, ..Gateway::default() })
 }
 
 fn listener(node: &ListenerNode) -> Option<Listener> {
     let (protocol, port) = node.protocol.zip(u16::try_from(node.port).ok()).filter(|_| node.is_sent())?;
     Some(Listener {
-        name: node.model_name(),
-        port,
-        bind_port: None,
-        protocol,
         hostname: node.hostname.clone(),
         certificates: node.certificates.iter().chain(&node.kept).cloned().collect(),
         routes: node.attached.clone(),
+        ..Listener::new(node.model_name(), port, protocol)
     })
 }

@@ -50,6 +50,9 @@ pub(crate) fn read(graph: &Graph<'_>) -> Statuses {
         let of_kind = match node.key.kind {
             RouteKind::Http => &mut statuses.http_routes,
             RouteKind::Grpc => &mut statuses.grpc_routes,
+            RouteKind::Tls => &mut statuses.tls_routes,
+            RouteKind::Tcp => &mut statuses.tcp_routes,
+            RouteKind::Udp => &mut statuses.udp_routes,
         };
         of_kind.insert(NamespacedName::new(node.key.namespace.as_str(), node.key.name.as_str()), route::status(node, graph));
     }

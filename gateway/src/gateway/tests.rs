@@ -82,16 +82,9 @@ impl Drop for Bed {
 
 /// A Gateway without an address or a route, with a listener on each port.
 fn snapshot(ports: &[u16]) -> Snapshot {
-    let listener = |port: &u16| Listener {
-        name: format!("http-{port}"),
-        port: *port,
-        bind_port: None,
-        protocol: Protocol::Http,
-        hostname: None,
-        certificates: Vec::new(),
-        routes: Vec::new(),
-    };
-    let gateway = GatewayItem { addresses: Vec::new(), listeners: ports.iter().map(listener).collect() };
+    let listener = |port: &u16| Listener::new(format!("http-{port}"), *port, Protocol::Http);
+    let gateway =
+        GatewayItem { addresses: Vec::new(), listeners: ports.iter().map(listener).collect(), ..GatewayItem::default() };
     Snapshot { gateways: [(edge(), Arc::new(gateway))].into(), ..Snapshot::default() }
 }
 

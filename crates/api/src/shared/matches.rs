@@ -2,13 +2,15 @@
 
 use crate::generated::{grpcroutes as grpc, httproutes as http};
 
-/// The matches of a rule; at least one.
+/// The matches of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Matches {
-    /// Of an HTTPRoute.
+    /// Of an HTTPRoute; at least one.
     Http(Vec<HttpMatch>),
-    /// Of a GRPCRoute.
+    /// Of a GRPCRoute; at least one.
     Grpc(Vec<GrpcMatch>),
+    /// Of a TLSRoute, a TCPRoute or a UDPRoute: whatever reaches the route.
+    Any,
 }
 
 /// A match of an HTTPRoute: everything in it has to hold.

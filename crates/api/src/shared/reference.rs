@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::GATEWAY_GROUP;
-use crate::generated::{grpcroutes as grpc, httproutes as http};
+use crate::generated::{grpcroutes as grpc, httproutes as http, tlsroutes as tls};
 
 /// What a route wants to attach to, defaults included.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -104,7 +104,7 @@ macro_rules! parent_ref_from {
         }
     )*};
 }
-parent_ref_from!(http::HttpRouteParentRefs, grpc::GrpcRouteParentRefs);
+parent_ref_from!(http::HttpRouteParentRefs, grpc::GrpcRouteParentRefs, tls::TlsRouteParentRefs);
 
 macro_rules! backend_ref_from {
     ($weight:expr; $($generated:ty),*) => {$(
@@ -123,7 +123,7 @@ macro_rules! backend_ref_from {
         }
     )*};
 }
-backend_ref_from!(|from| from.weight; http::HttpRouteRulesBackendRefs, grpc::GrpcRouteRulesBackendRefs);
+backend_ref_from!(|from| from.weight; http::HttpRouteRulesBackendRefs, grpc::GrpcRouteRulesBackendRefs, tls::TlsRouteRulesBackendRefs);
 backend_ref_from!(
     |_| None;
     http::HttpRouteRulesFiltersRequestMirrorBackendRef,

@@ -1,13 +1,14 @@
 //! A route of any kind, read through one shape.
 
 use super::{BackendRef, Filter, Matches, ParentRef};
-use crate::generated::{grpcroutes as grpc, httproutes as http};
-use crate::{GrpcRoute, HttpRoute, Kind, NamespacedName, ObjectMeta};
+use crate::generated::{grpcroutes as grpc, httproutes as http, tlsroutes as tls};
+use crate::stream_route::StreamRouteRule;
+use crate::{GrpcRoute, HttpRoute, Kind, NamespacedName, ObjectMeta, TcpRoute, TlsRoute, UdpRoute};
 
-/// An HTTPRoute or a GRPCRoute.
+/// A route of any kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteView<'a> {
-    /// [`Kind::HttpRoute`] or [`Kind::GrpcRoute`].
+    /// One of the five kinds of route.
     pub kind: Kind,
     /// As the object has it.
     pub metadata: &'a ObjectMeta,
@@ -24,7 +25,7 @@ pub struct RouteView<'a> {
 pub struct RuleView {
     /// Its name, if it has one.
     pub name: Option<String>,
-    /// At least one.
+    /// At least one, but for routes of connections and datagrams.
     pub matches: Matches,
     /// In the order of the spec.
     pub filters: Vec<Filter>,
@@ -93,6 +94,62 @@ impl<'a> From<&'a GrpcRoute> for RouteView<'a> {
             hostnames: from.spec.hostnames.as_deref().unwrap_or_default(),
             rules: from.spec.rules.iter().flatten().map(Into::into).collect(),
         }
+    }
+}
+
+impl<'a> From<&'a TlsRoute> for RouteView<'a> {
+    fn from(from: &'a TlsRoute) -> Self {
+        Self {
+            kind: Kind::TlsRoute,
+            metadata: &from.metadata,
+            parent_refs: from.spec.parent_refs.iter().flatten().map(Into::into).collect(),
+            hostnames: &from.spec.hostnames,
+            rules: from.spec.rules.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+macro_rules! stream_route_view_from {
+    ($($route:ident, $kind:ident;)*) => {$(
+        impl<'a> From<&'a $route> for RouteView<'a> {
+            fn from(from: &'a $route) -> Self {
+                Self {
+                    kind: Kind::$kind,
+                    metadata: &from.metadata,
+                    parent_refs: from.spec.parent_refs.clone().unwrap_or_default(),
+                    hostnames: &[],
+                    rules: from.spec.rules.iter().map(Into::into).collect(),
+                }
+            }
+        }
+    )*};
+}
+stream_route_view_from!(TcpRoute, TcpRoute; UdpRoute, UdpRoute;);
+
+impl RuleView {
+    /// A rule that takes whatever reaches it.
+    fn of_any(name: Option<String>, backend_refs: impl Iterator<Item = BackendRef>) -> Self {
+        let backend_refs = backend_refs.map(|backend_ref| RouteBackendRef { backend_ref, filters: Vec::new() });
+        Self {
+            name,
+            matches: Matches::Any,
+            filters: Vec::new(),
+            backend_refs: backend_refs.collect(),
+            timeouts: Timeouts::default(),
+            retry: None,
+        }
+    }
+}
+
+impl From<&tls::TlsRouteRules> for RuleView {
+    fn from(from: &tls::TlsRouteRules) -> Self {
+        Self::of_any(from.name.clone(), from.backend_refs.iter().map(Into::into))
+    }
+}
+
+impl From<&StreamRouteRule> for RuleView {
+    fn from(from: &StreamRouteRule) -> Self {
+        Self::of_any(from.name.clone(), from.backend_refs.iter().cloned())
     }
 }
 
@@ -246,6 +303,23 @@ mod tests {
         assert_eq!(rule.filters[3].type_name(), "ExternalAuth");
         assert_eq!(rule.timeouts, Timeouts { request: Some("10s".to_owned()), backend_request: None });
         assert_eq!(rule.retry, Some(Retry { codes: vec![503], attempts: None, backoff: Some("1ms".to_owned()) }));
+    }
+
+    #[test]
+    fn routes_of_connections_and_datagrams_read_alike() {
+        let spec = json!({"parentRefs": [{"name": "edge"}], "hostnames": ["a.test"], "rules": [{"name": "one", "backendRefs": [
+            {"name": "db", "port": 5432}]}]});
+        let whole = |kind: &str| json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": "r"}, "spec": spec});
+        let tls: TlsRoute = serde_json::from_value(whole("TLSRoute")).unwrap();
+        let tcp: TcpRoute = serde_json::from_value(whole("TCPRoute")).unwrap();
+        let udp: UdpRoute = serde_json::from_value(whole("UDPRoute")).unwrap();
+        let views = [RouteView::from(&tls), RouteView::from(&tcp), RouteView::from(&udp)];
+        for view in &views {
+            assert_eq!((view.parent_refs[0].kind.as_str(), &view.rules), ("Gateway", &views[0].rules), "{}", view.kind);
+        }
+        assert_eq!((views[0].hostnames.len(), views[1].hostnames.len()), (1, 0));
+        let rule = &views[0].rules[0];
+        assert_eq!((&rule.matches, rule.backend_refs[0].backend_ref.weight), (&Matches::Any, 1));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use isthmus_api::core::api::core::v1::ObjectReference;
 use isthmus_api::core::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use isthmus_api::{NamespacedName, Object, ObjectMeta, Objects};
-use isthmus_routing::BackendKey;
+use isthmus_routing::{BackendKey, Transport};
 
 use super::Identity;
 
@@ -38,6 +38,7 @@ pub fn wanted(objects: &Objects) -> BTreeSet<BackendKey> {
                 namespace: name.namespace.clone(),
                 name: name.name.clone(),
                 port,
+                transport: Transport::Tcp,
             })
         })
         .collect()

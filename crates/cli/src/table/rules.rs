@@ -73,6 +73,9 @@ fn backend_names(view: &View, key: &RouteKey) -> Vec<Vec<String>> {
     let rules = match key.kind {
         RouteKind::Http => view.objects.http_routes.get(&name).map(|route| RouteView::from(&**route).rules),
         RouteKind::Grpc => view.objects.grpc_routes.get(&name).map(|route| RouteView::from(&**route).rules),
+        RouteKind::Tls => view.objects.tls_routes.get(&name).map(|route| RouteView::from(&**route).rules),
+        RouteKind::Tcp => view.objects.tcp_routes.get(&name).map(|route| RouteView::from(&**route).rules),
+        RouteKind::Udp => view.objects.udp_routes.get(&name).map(|route| RouteView::from(&**route).rules),
     };
     let shown = |reference: &BackendRef| {
         let namespace = reference.namespace.as_ref().filter(|namespace| **namespace != key.namespace);
@@ -88,6 +91,7 @@ fn matches(rule: &Rule) -> String {
     let all: Vec<String> = match &rule.matches {
         Matches::Http(matches) => matches.iter().map(http_match).collect(),
         Matches::Grpc(matches) => matches.iter().map(grpc_match).collect(),
+        Matches::Any => vec!["*".to_owned()],
     };
     if all.is_empty() { "(dropped)".to_owned() } else { all.join(" | ") }
 }

@@ -39,13 +39,9 @@ fn rule(backend: &str) -> Rule {
 fn listener(name: &str, port: u16, hostname: Option<&str>, routes: &[&str]) -> Listener {
     let attach = |route: &&str| Attachment { route: key(route), hostnames: Vec::new() };
     Listener {
-        name: name.to_owned(),
-        port,
-        bind_port: None,
-        protocol: Protocol::Http,
         hostname: hostname.map(key),
-        certificates: Vec::new(),
         routes: routes.iter().map(attach).collect(),
+        ..Listener::new(name.to_owned(), port, Protocol::Http)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use isthmus_routing::{Gateway, GatewayKey, Listener, Protocol};
+use isthmus_routing::{Gateway, GatewayKey, Listener};
 
 use crate::config::Config;
 use crate::{ListenerReport, Report, tls};
@@ -39,10 +39,7 @@ fn fault(
         return Some(format!("{owner} has {address} already: give one of them another address or port"));
     }
     if port.protocol != listener.protocol {
-        let other = match port.protocol {
-            Protocol::Http => "HTTP",
-            Protocol::Https => "HTTPS",
-        };
+        let other = port.protocol.as_str();
         return Some(format!(
             "another listener of this Gateway speaks {other} on port {}: give one of them another port",
             address.port()

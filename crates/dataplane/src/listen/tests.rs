@@ -70,15 +70,7 @@ type Wanted<'a> = (&'a str, u16, Protocol);
 
 /// Gateways with a name, an address and listeners.
 fn snapshot(gateways: &[(&str, [u8; 4], &[Wanted<'_>])]) -> Snapshot {
-    let listener = |(name, port, protocol): &Wanted<'_>| Listener {
-        name: (*name).to_owned(),
-        port: *port,
-        bind_port: None,
-        protocol: *protocol,
-        hostname: None,
-        certificates: Vec::new(),
-        routes: Vec::new(),
-    };
+    let listener = |(name, port, protocol): &Wanted<'_>| Listener::new((*name).to_owned(), *port, *protocol);
     let gateway = |(name, address, listeners): &(&str, [u8; 4], &[Wanted<'_>])| {
         let key = GatewayKey { namespace: "infra".to_owned(), name: (*name).to_owned() };
         let addresses = vec![IpAddr::V4(Ipv4Addr::from(*address))];

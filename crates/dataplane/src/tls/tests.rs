@@ -32,13 +32,9 @@ fn certificate(names: &[&str]) -> Arc<Certificate> {
 
 fn listener(name: &str, hostname: Option<&str>, certificates: &[&str]) -> Listener {
     Listener {
-        name: name.to_owned(),
-        port: 443,
-        bind_port: None,
-        protocol: Protocol::Https,
         hostname: hostname.map(|name| name.parse::<Hostname>().expect("a hostname")),
         certificates: certificates.iter().map(|name| secret(name)).collect(),
-        routes: Vec::new(),
+        ..Listener::new(name.to_owned(), 443, Protocol::Https)
     }
 }
 

@@ -217,10 +217,13 @@ async fn an_item_that_cannot_be_read_is_a_refusal_and_the_stream_goes_on() {
     opened
         .say(r#"{"put":{"key":"Service/infra/shop:80","value":{"protocol":"HTTP","endpoints":["10.0.0.1:3"],"zone":"a"}}}"#)
         .await;
-    opened.say(r#"{"put":{"key":"UDPRoute/infra/dns","value":{"anything":1}}}"#).await;
+    opened.say(r#"{"put":{"key":"FutureRoute/infra/dns","value":{"anything":1}}}"#).await;
     opened.say(r#"{"praise":{"of":"folly"}}"#).await;
     opened.say(&format!(r#"{{"commit":{{"version":"{mended}"}}}}"#)).await;
-    assert_eq!(opened.heard().await.unwrap(), format!(r#"{{"ack":{{"version":"{mended}","unknown":["UDPRoute/infra/dns"]}}}}"#));
+    assert_eq!(
+        opened.heard().await.unwrap(),
+        format!(r#"{{"ack":{{"version":"{mended}","unknown":["FutureRoute/infra/dns"]}}}}"#)
+    );
     assert_eq!(proxy.served(), [snapshot(1), snapshot(3)]);
 }
 

@@ -91,15 +91,7 @@ fn route() -> impl Strategy<Value = (RouteKey, Route, Attachment)> {
 fn attached() -> impl Strategy<Value = (Listener, Snapshot)> {
     vec(route(), 1..9).prop_map(|routes| {
         let mut snapshot = Snapshot::default();
-        let mut listener = Listener {
-            name: "http".to_owned(),
-            port: 80,
-            bind_port: None,
-            protocol: Protocol::Http,
-            hostname: None,
-            certificates: Vec::new(),
-            routes: Vec::new(),
-        };
+        let mut listener = Listener::new("http".to_owned(), 80, Protocol::Http);
         for (key, route, attachment) in routes {
             if snapshot.routes.insert(key, Arc::new(route)).is_none() {
                 listener.routes.push(attachment);

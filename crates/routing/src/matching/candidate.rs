@@ -64,7 +64,7 @@ impl Routes {
     pub(super) fn http(&self, candidate: &Candidate) -> Option<&HttpMatch> {
         match &self.rule(candidate).matches {
             Matches::Http(matches) => matches.get(usize::from(candidate.index)),
-            Matches::Grpc(_) => None,
+            Matches::Grpc(_) | Matches::Any => None,
         }
     }
 
@@ -72,7 +72,7 @@ impl Routes {
     pub(super) fn grpc(&self, candidate: &Candidate) -> Option<&GrpcMatch> {
         match &self.rule(candidate).matches {
             Matches::Grpc(matches) => matches.get(usize::from(candidate.index)),
-            Matches::Http(_) => None,
+            Matches::Http(_) | Matches::Any => None,
         }
     }
 

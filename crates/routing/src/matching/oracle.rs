@@ -61,6 +61,7 @@ pub fn matching<'s>(listener: &'s Listener, snapshot: &'s Snapshot, request: &Re
                 let asked: Vec<Asked<'s>> = match &object.matches {
                     Matches::Http(matches) => matches.iter().map(Asked::Http).collect(),
                     Matches::Grpc(matches) => matches.iter().map(Asked::Grpc).collect(),
+                    Matches::Any => Vec::new(),
                 };
                 for (index, asked) in asked.into_iter().enumerate() {
                     if asked.holds(request) {

@@ -93,7 +93,7 @@ fn attached<'s>(listener: &'s Listener, snapshot: &'s Snapshot) -> Vec<(&'s Atta
 
 impl Attachment {
     /// The hostnames to be found by; `None` is every host.
-    fn hostnames(&self) -> impl Iterator<Item = Option<&Hostname>> {
+    pub(super) fn hostnames(&self) -> impl Iterator<Item = Option<&Hostname>> {
         let every = self.hostnames.is_empty().then_some(None);
         every.into_iter().chain(self.hostnames.iter().map(Some))
     }
@@ -141,15 +141,7 @@ mod tests {
         }
         let missing = RouteKey { namespace: "default".to_owned(), name: "missing".to_owned(), kind: RouteKind::Http };
         attachments.push(Attachment { route: missing, hostnames: Vec::new() });
-        let listener = Listener {
-            name: "http".to_owned(),
-            port: 80,
-            bind_port: None,
-            protocol: Protocol::Http,
-            hostname: None,
-            certificates: Vec::new(),
-            routes: attachments,
-        };
+        let listener = Listener { routes: attachments, ..Listener::new("http".to_owned(), 80, Protocol::Http) };
         RouteTable::compile(&listener, &snapshot)
     }
 

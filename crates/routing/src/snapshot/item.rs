@@ -9,9 +9,12 @@ use serde::{Serialize, Serializer};
 
 use super::Snapshot;
 use crate::name::{InvalidName, as_text};
-use crate::{Backend, BackendKey, Certificate, CertificateKey, Gateway, GatewayKey, Route, RouteKey};
+use crate::{
+    Backend, BackendKey, Bundle, BundleKey, Certificate, CertificateKey, Gateway, GatewayKey, Route, RouteKey, RouteKind,
+};
 
-/// Names an item, as the text of the key that it holds (`Gateway/infra/edge`); a kept reference is `Kept/` and that text.
+/// Names an item, as the text of the key that it holds (`Gateway/infra/edge`), where that would be
+/// ambiguous after a word of its own: `Bundle/ConfigMap/infra/ca`, `Kept/Secret/infra/pair`, `KeptBundle/ConfigMap/infra/ca`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ItemKey {
     /// Of [`Snapshot::gateways`].
@@ -22,8 +25,12 @@ pub enum ItemKey {
     Backend(BackendKey),
     /// Of [`Snapshot::certificates`].
     Certificate(CertificateKey),
+    /// Of [`Snapshot::bundles`].
+    Bundle(BundleKey),
     /// Of [`Snapshot::kept`].
     Kept(CertificateKey),
+    /// Of [`Snapshot::kept_bundles`].
+    KeptBundle(BundleKey),
 }
 
 /// An entry of a snapshot.
@@ -37,8 +44,12 @@ pub enum Item {
     Backend(BackendKey, Arc<Backend>),
     /// Of [`Snapshot::certificates`].
     Certificate(CertificateKey, Arc<Certificate>),
+    /// Of [`Snapshot::bundles`].
+    Bundle(BundleKey, Arc<Bundle>),
     /// Of [`Snapshot::kept`].
     Kept(CertificateKey),
+    /// Of [`Snapshot::kept_bundles`].
+    KeptBundle(BundleKey),
 }
 
 /// What makes one snapshot of another.
@@ -68,7 +79,9 @@ impl fmt::Display for ItemKey {
             Self::Route(key) => key.fmt(f),
             Self::Backend(key) => key.fmt(f),
             Self::Certificate(key) => key.fmt(f),
+            Self::Bundle(key) => write!(f, "Bundle/{key}"),
             Self::Kept(key) => write!(f, "Kept/{key}"),
+            Self::KeptBundle(key) => write!(f, "KeptBundle/{key}"),
         }
     }
 }
@@ -78,10 +91,12 @@ impl FromStr for ItemKey {
     fn from_str(s: &str) -> Result<Self, UnknownItem> {
         match s.split_once('/') {
             Some(("Gateway", _)) => Ok(Self::Gateway(s.parse()?)),
-            Some(("HTTPRoute" | "GRPCRoute", _)) => Ok(Self::Route(s.parse()?)),
+            Some((kind, _)) if RouteKind::ALL.iter().any(|known| known.as_str() == kind) => Ok(Self::Route(s.parse()?)),
             Some(("Service", _)) => Ok(Self::Backend(s.parse()?)),
             Some(("Secret", _)) => Ok(Self::Certificate(s.parse()?)),
+            Some(("Bundle", bundle)) => Ok(Self::Bundle(bundle.parse()?)),
             Some(("Kept", certificate)) => Ok(Self::Kept(certificate.parse()?)),
+            Some(("KeptBundle", bundle)) => Ok(Self::KeptBundle(bundle.parse()?)),
             _ => Err(UnknownItem::Kind(s.to_owned())),
         }
     }
@@ -97,7 +112,9 @@ impl Item {
             Self::Route(key, _) => ItemKey::Route(key.clone()),
             Self::Backend(key, _) => ItemKey::Backend(key.clone()),
             Self::Certificate(key, _) => ItemKey::Certificate(key.clone()),
+            Self::Bundle(key, _) => ItemKey::Bundle(key.clone()),
             Self::Kept(key) => ItemKey::Kept(key.clone()),
+            Self::KeptBundle(key) => ItemKey::KeptBundle(key.clone()),
         }
     }
 
@@ -111,7 +128,9 @@ impl Item {
             ItemKey::Route(key) => Self::Route(key, serde_json::from_str(json)?),
             ItemKey::Backend(key) => Self::Backend(key, serde_json::from_str(json)?),
             ItemKey::Certificate(key) => Self::Certificate(key, serde_json::from_str(json)?),
+            ItemKey::Bundle(key) => Self::Bundle(key, serde_json::from_str(json)?),
             ItemKey::Kept(key) => Self::Kept(key),
+            ItemKey::KeptBundle(key) => Self::KeptBundle(key),
         })
     }
 
@@ -130,7 +149,8 @@ impl Serialize for Value<'_> {
             Item::Route(_, value) => value.serialize(serializer),
             Item::Backend(_, value) => value.serialize(serializer),
             Item::Certificate(_, value) => value.serialize(serializer),
-            Item::Kept(_) => serializer.serialize_unit(),
+            Item::Bundle(_, value) => value.serialize(serializer),
+            Item::Kept(_) | Item::KeptBundle(_) => serializer.serialize_unit(),
         }
     }
 }
@@ -150,8 +170,11 @@ impl Snapshot {
         changes.compare(&self.routes, &from.routes, Item::Route, ItemKey::Route);
         changes.compare(&self.backends, &from.backends, Item::Backend, ItemKey::Backend);
         changes.compare(&self.certificates, &from.certificates, Item::Certificate, ItemKey::Certificate);
+        changes.compare(&self.bundles, &from.bundles, Item::Bundle, ItemKey::Bundle);
         changes.puts.extend(self.kept.difference(&from.kept).cloned().map(Item::Kept));
         changes.removes.extend(from.kept.difference(&self.kept).cloned().map(ItemKey::Kept));
+        changes.puts.extend(self.kept_bundles.difference(&from.kept_bundles).cloned().map(Item::KeptBundle));
+        changes.removes.extend(from.kept_bundles.difference(&self.kept_bundles).cloned().map(ItemKey::KeptBundle));
         changes
     }
 
@@ -168,7 +191,9 @@ impl Snapshot {
             Item::Route(key, value) => drop(self.routes.insert(key, value)),
             Item::Backend(key, value) => drop(self.backends.insert(key, value)),
             Item::Certificate(key, value) => drop(self.certificates.insert(key, value)),
+            Item::Bundle(key, value) => drop(self.bundles.insert(key, value)),
             Item::Kept(key) => drop(self.kept.insert(key)),
+            Item::KeptBundle(key) => drop(self.kept_bundles.insert(key)),
         }
     }
 
@@ -179,7 +204,9 @@ impl Snapshot {
             ItemKey::Route(key) => drop(self.routes.remove(key)),
             ItemKey::Backend(key) => drop(self.backends.remove(key)),
             ItemKey::Certificate(key) => drop(self.certificates.remove(key)),
+            ItemKey::Bundle(key) => drop(self.bundles.remove(key)),
             ItemKey::Kept(key) => drop(self.kept.remove(key)),
+            ItemKey::KeptBundle(key) => drop(self.kept_bundles.remove(key)),
         }
     }
 }

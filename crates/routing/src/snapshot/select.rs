@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Snapshot;
-use crate::{CertificateKey, GatewayKey};
+use crate::{BundleKey, CertificateKey, GatewayKey};
 
 impl Snapshot {
     /// A Gateway with everything that it refers to and nothing else; empty if it is not here.
@@ -13,17 +13,23 @@ impl Snapshot {
         let attachments = gateway.listeners.iter().flat_map(|listener| &listener.routes);
         let routes = pick(&self.routes, attachments.map(|attachment| &attachment.route));
         let backends = pick(&self.backends, routes.values().flat_map(|route| route.backend_keys()));
-        let certificates = || gateway.listeners.iter().flat_map(|listener| &listener.certificates);
+        let certificates =
+            || gateway.listeners.iter().flat_map(|listener| &listener.certificates).chain(&gateway.client_certificate);
+        let of_clients = || gateway.listeners.iter().filter_map(|listener| listener.client_validation.as_ref());
+        let of_backends = || backends.values().flat_map(|backend| backend.bundles());
+        let bundles = || of_clients().flat_map(|validation| &validation.authorities).chain(of_backends());
         Self {
             gateways: BTreeMap::from([(key.clone(), gateway.clone())]),
-            backends,
             certificates: pick(&self.certificates, certificates()),
+            bundles: pick(&self.bundles, bundles()),
             kept: certificates().filter(|key| self.kept.contains(key)).cloned().collect(),
+            kept_bundles: bundles().filter(|key| self.kept_bundles.contains(key)).cloned().collect(),
+            backends,
             routes,
         }
     }
 
-    /// This snapshot with the certificates that `before` holds for its kept references. A kept reference for which `before` holds none
+    /// This snapshot with the certificates and bundles that `before` holds for its kept references. A kept reference for which `before` holds none
     /// stays without: handshakes that need it fail. The references stay kept, so that the next snapshot can be completed from this one.
     #[must_use]
     pub fn keeping(&self, before: &Self) -> Self {
@@ -31,6 +37,10 @@ impl Snapshot {
         let mut complete = self.clone();
         for (key, certificate) in self.kept.iter().filter_map(held) {
             complete.certificates.entry(key).or_insert(certificate);
+        }
+        let held = |key: &BundleKey| Some((key.clone(), before.bundles.get(key)?.clone()));
+        for (key, bundle) in self.kept_bundles.iter().filter_map(held) {
+            complete.bundles.entry(key).or_insert(bundle);
         }
         complete
     }
@@ -40,6 +50,7 @@ impl Snapshot {
     pub fn without_kept(&self) -> Self {
         let mut sent = self.clone();
         sent.certificates.retain(|key, _| !self.kept.contains(key));
+        sent.bundles.retain(|key, _| !self.kept_bundles.contains(key));
         sent
     }
 }

@@ -273,6 +273,7 @@ fn losers(routes: &[RouteNode], gateway: &NamespacedName, listener: usize, membe
         let (own, other) = match route.key.kind {
             RouteKind::Http => (&mut http, &grpc),
             RouteKind::Grpc => (&mut grpc, &http),
+            RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => continue,
         };
         match other.intersecting(&claim.hostnames) {
             Some(winner) => losers.push((at, winner)),

@@ -2,7 +2,7 @@
 
 use isthmus_api::NamespacedName;
 use isthmus_api::shared::{BackendRef, GATEWAY_GROUP};
-use isthmus_routing::{BackendKey, BackendProtocol, RouteKey, RouteKind};
+use isthmus_routing::{BackendKey, BackendProtocol, RouteKey, RouteKind, Transport};
 
 use super::endpoint::{self, Services};
 use super::of_group;
@@ -101,7 +101,7 @@ impl Backends<'_, '_> {
             kind: route.kind,
             usable,
         })?;
-        Ok(BackendKey { namespace: name.namespace, name: name.name, port })
+        Ok(BackendKey { namespace: name.namespace, name: name.name, port, transport: Transport::Tcp })
     }
 }
 
@@ -112,6 +112,7 @@ fn check_protocol(kind: RouteKind, protocol: Result<BackendProtocol, &str>) -> R
         (RouteKind::Grpc, Ok(BackendProtocol::WebSocket)) => Err(("kubernetes.io/ws".to_owned(), "`kubernetes.io/h2c`")),
         (_, Ok(_)) => Ok(()),
         (RouteKind::Grpc, Err(other)) => Err((other.to_owned(), "`kubernetes.io/h2c`")),
+        (RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp, Err(_)) => Ok(()),
         (RouteKind::Http, Err(other)) => Err((other.to_owned(), "`kubernetes.io/h2c`, `kubernetes.io/ws`")),
     }
 }

@@ -41,7 +41,7 @@ impl<'a> Services<'a> {
         let service = self.get(&NamespacedName::new(key.namespace.as_str(), key.name.as_str()));
         let Some(port) = service.and_then(|service| find_port(service, key.port)) else { return Backend::default() };
         let slices = self.slices.get(&(key.namespace.as_str(), key.name.as_str())).map_or(&[][..], Vec::as_slice);
-        Backend { protocol: protocol(port).unwrap_or_default(), endpoints: endpoints(slices, port) }
+        Backend { protocol: protocol(port).unwrap_or_default(), endpoints: endpoints(slices, port), ..Backend::default() }
     }
 }
 
@@ -116,7 +116,7 @@ fn is_serving_while_terminating(endpoint: &SliceEndpoint) -> bool {
 #[cfg(test)]
 mod tests {
     use isthmus_api::{Objects, decode};
-    use isthmus_routing::{BackendKey, BackendProtocol};
+    use isthmus_routing::{BackendKey, BackendProtocol, Transport};
     use serde_json::{Value, json};
 
     use super::Services;
@@ -137,7 +137,7 @@ mod tests {
         for object in slices.into_iter().chain([service]) {
             objects.apply(decode(object).unwrap());
         }
-        let key = BackendKey { namespace: "shop".to_owned(), name: "front".to_owned(), port: 80 };
+        let key = BackendKey { namespace: "shop".to_owned(), name: "front".to_owned(), port: 80, transport: Transport::Tcp };
         let backend = Services::new(&objects).backend(&key);
         (backend.protocol, backend.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect())
     }

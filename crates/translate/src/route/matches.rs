@@ -19,6 +19,7 @@ pub(super) fn matches(matches: &shared::Matches) -> Result<Matches, RuleFault> {
     Ok(match matches {
         shared::Matches::Http(list) => Matches::Http(each(list, http)?),
         shared::Matches::Grpc(list) => Matches::Grpc(each(list, grpc)?),
+        shared::Matches::Any => Matches::Any,
     })
 }
 

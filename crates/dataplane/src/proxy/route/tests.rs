@@ -7,13 +7,8 @@ use crate::telemetry::Telemetry;
 /// The listeners of `same-namespace-with-https-listener` in the conformance suite's base manifests.
 fn port() -> Arc<Port> {
     let listener = |(name, hostname): (&str, Option<&str>)| Listener {
-        name: name.to_owned(),
-        port: 443,
-        bind_port: None,
-        protocol: Protocol::Https,
         hostname: hostname.map(|hostname| hostname.parse().expect("a hostname")),
-        certificates: Vec::new(),
-        routes: Vec::new(),
+        ..Listener::new(name.to_owned(), 443, Protocol::Https)
     };
     let listeners = [
         ("https", None),
@@ -85,13 +80,8 @@ fn without_tls_the_host_alone_decides() {
 #[test]
 fn a_host_that_no_listener_takes_is_not_found() {
     let port = of(vec![Listener {
-        name: "one".to_owned(),
-        port: 443,
-        bind_port: None,
-        protocol: Protocol::Https,
         hostname: Some("a.example".parse().expect("a hostname")),
-        certificates: Vec::new(),
-        routes: Vec::new(),
+        ..Listener::new("one".to_owned(), 443, Protocol::Https)
     }]);
     assert_eq!(outcome(Some(&port), Some(&tls("a.example")), "b.example"), Err(404));
     assert_eq!(outcome(Some(&port), Some(&tls("b.example")), "a.example"), Err(421));

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::Endpoint;
+use crate::{Bundle, Endpoint};
 
 const FULL: &str = include_str!("../full.json");
 
@@ -31,7 +31,7 @@ where
 fn snapshots() -> impl Strategy<Value = Snapshot> {
     let gateway = btree_set(0_u8..3, 0..2).prop_map(|last: BTreeSet<u8>| {
         let addresses = last.into_iter().map(|last| [10, 0, 0, last].into()).collect();
-        Gateway { addresses, listeners: Vec::new() }
+        Gateway { addresses, ..Gateway::default() }
     });
     let route = (0_i64..3).prop_map(|created| Route { created, rules: Vec::new() });
     let backend = btree_set(0_u16..3, 0..2).prop_map(|ports: BTreeSet<u16>| {
@@ -39,20 +39,26 @@ fn snapshots() -> impl Strategy<Value = Snapshot> {
         Backend { endpoints, ..Backend::default() }
     });
     let certificate = select(vec!["a", "b"]).prop_map(|text| Certificate { chain: text.to_owned(), key: text.to_owned() });
+    let bundle = select(vec!["a", "b"]).prop_map(|text| Bundle { certificates: text.to_owned() });
+    const BUNDLES: &[&str] = &["ConfigMap/a/a", "ConfigMap/a/b", "Secret/a/a"];
     const SECRETS: &[&str] = &["Secret/a/a", "Secret/a/b", "Secret/b/a"];
     (
         map(&["Gateway/a/a", "Gateway/a/b"], gateway),
-        map(&["HTTPRoute/a/a", "GRPCRoute/a/a", "HTTPRoute/a-b/a"], route),
-        map(&["Service/a/a:1", "Service/a/a:2", "Service/b/a:1"], backend),
+        map(&["HTTPRoute/a/a", "UDPRoute/a/a", "HTTPRoute/a-b/a"], route),
+        map(&["Service/a/a:1", "Service/a/a:1/UDP", "Service/b/a:1"], backend),
         map(SECRETS, certificate),
+        map(BUNDLES, bundle),
         btree_set(select(SECRETS).prop_map(|key| key.parse().unwrap()), 0..3),
+        btree_set(select(BUNDLES).prop_map(|key| key.parse().unwrap()), 0..3),
     )
-        .prop_map(|(gateways, routes, backends, certificates, kept)| Snapshot {
+        .prop_map(|(gateways, routes, backends, certificates, bundles, kept, kept_bundles)| Snapshot {
             gateways,
             routes,
             backends,
             certificates,
+            bundles,
             kept,
+            kept_bundles,
         })
 }
 
@@ -96,6 +102,7 @@ fn every_kind_of_item_is_sent_and_read() {
     }
     assert_eq!(built, full);
     let empty = full.gateways.is_empty() || full.routes.is_empty() || full.backends.is_empty() || full.certificates.is_empty();
+    let empty = empty || full.bundles.is_empty() || full.kept_bundles.is_empty();
     assert!(!empty && !full.kept.is_empty(), "the full snapshot has items of every kind");
     items(&full).iter().for_each(|item| built.remove(&item.key()));
     assert_eq!(built, Snapshot::default());
@@ -103,10 +110,21 @@ fn every_kind_of_item_is_sent_and_read() {
 
 #[test]
 fn keys_are_read_as_they_are_shown() {
-    for text in ["Gateway/a/b", "HTTPRoute/a/b", "GRPCRoute/a/b", "Service/a/b:80", "Secret/a/b", "Kept/Secret/a/b"] {
+    for text in [
+        "Gateway/a/b",
+        "HTTPRoute/a/b",
+        "GRPCRoute/a/b",
+        "Service/a/b:80",
+        "Secret/a/b",
+        "Kept/Secret/a/b",
+        "TLSRoute/a/b",
+        "Service/a/b:53/UDP",
+        "Bundle/ConfigMap/a/b",
+        "KeptBundle/Secret/a/b",
+    ] {
         assert_eq!(text.parse::<ItemKey>().map(|key| key.to_string()), Ok(text.to_owned()));
     }
-    for text in ["", "Gateway", "UDPRoute/a/b", "gateway/a/b"] {
+    for text in ["", "Gateway", "Route/a/b", "gateway/a/b"] {
         assert_eq!(text.parse::<ItemKey>(), Err(UnknownItem::Kind(text.to_owned())));
     }
     for text in ["Gateway/a", "HTTPRoute/a/b/c", "Service/a/b", "Kept/Gateway/a/b", "Kept/"] {
