@@ -66,7 +66,7 @@ pub(crate) fn snapshot(n: u16) -> Snapshot {
     };
     let endpoints = vec![Endpoint { address: ([10, 0, 0, 1], n).into() }];
     Snapshot {
-        gateways: [(edge(), Arc::new(Gateway { addresses: Vec::new(), listeners: vec![listener] }))].into(),
+        gateways: [(edge(), Arc::new(Gateway { listeners: vec![listener], ..Gateway::default() }))].into(),
         routes: [(route, Arc::new(Route { created: 0, rules: vec![rule("/", Vec::new()), rule("/old", vec![rewrite])] }))].into(),
         backends: [(backend, Arc::new(Backend { endpoints, ..Backend::default() }))].into(),
         ..Snapshot::default()

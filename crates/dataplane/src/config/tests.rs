@@ -54,6 +54,7 @@ fn snapshot() -> Snapshot {
             listener("two", 80, Some("two.example"), &["HTTPRoute/a/two"]),
             listener("other", 81, None, &["HTTPRoute/a/two", "HTTPRoute/a/gone"]),
         ],
+        ..Gateway::default()
     };
     let route = |backend| Arc::new(Route { created: 0, rules: vec![rule(backend)] });
     let backend = |port| {
@@ -172,7 +173,11 @@ fn the_opened_port_may_be_another_than_the_dialled_one() {
 #[test]
 fn an_address_has_one_owner() {
     let mut both = snapshot();
-    let gateway = Gateway { addresses: vec![[127, 0, 0, 1].into()], listeners: vec![listener("late", 80, None, &[])] };
+    let gateway = Gateway {
+        addresses: vec![[127, 0, 0, 1].into()],
+        listeners: vec![listener("late", 80, None, &[])],
+        ..Gateway::default()
+    };
     both.gateways.insert(key("Gateway/b/late"), Arc::new(gateway));
     let config = compile(both, None);
     assert_eq!(port(&config, 80).gateway, key("Gateway/a/edge"));

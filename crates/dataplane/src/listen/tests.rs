@@ -74,7 +74,7 @@ fn snapshot(gateways: &[(&str, [u8; 4], &[Wanted<'_>])]) -> Snapshot {
     let gateway = |(name, address, listeners): &(&str, [u8; 4], &[Wanted<'_>])| {
         let key = GatewayKey { namespace: "infra".to_owned(), name: (*name).to_owned() };
         let addresses = vec![IpAddr::V4(Ipv4Addr::from(*address))];
-        (key, Arc::new(Gateway { addresses, listeners: listeners.iter().map(listener).collect() }))
+        (key, Arc::new(Gateway { addresses, listeners: listeners.iter().map(listener).collect(), ..Gateway::default() }))
     };
     Snapshot { gateways: gateways.iter().map(gateway).collect(), ..Snapshot::default() }
 }

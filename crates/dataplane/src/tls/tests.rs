@@ -39,7 +39,7 @@ fn listener(name: &str, hostname: Option<&str>, certificates: &[&str]) -> Listen
 }
 
 fn snapshot(listeners: &[Listener], certificates: &[(&str, &Arc<Certificate>)]) -> Snapshot {
-    let edge = Gateway { addresses: vec![Ipv4Addr::LOCALHOST.into()], listeners: listeners.to_vec() };
+    let edge = Gateway { addresses: vec![Ipv4Addr::LOCALHOST.into()], listeners: listeners.to_vec(), ..Gateway::default() };
     Snapshot {
         gateways: [(gateway(), Arc::new(edge))].into(),
         certificates: certificates.iter().map(|(name, certificate)| (secret(name), (*certificate).clone())).collect(),

@@ -20,7 +20,7 @@ fn port() -> Arc<Port> {
 }
 
 fn of(listeners: Vec<Listener>) -> Arc<Port> {
-    let gateway = Gateway { addresses: vec![[127, 0, 0, 1].into()], listeners };
+    let gateway = Gateway { addresses: vec![[127, 0, 0, 1].into()], listeners, ..Gateway::default() };
     let key = "Gateway/infra/edge".parse().expect("a key");
     let snapshot = Snapshot { gateways: [(key, Arc::new(gateway))].into(), ..Snapshot::default() };
     let telemetry = Telemetry::start(&Options::default()).expect("nothing to open");

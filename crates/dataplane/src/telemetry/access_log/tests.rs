@@ -36,7 +36,12 @@ fn a_routed_request_has_every_key() {
     let metrics = Metrics::default();
     let gateway = GatewayKey { namespace: "infra".to_owned(), name: "edge".to_owned() };
     let listener = metrics.series.listener(&gateway, "https");
-    let backend = BackendKey { namespace: "shop".to_owned(), name: "cart".to_owned(), port: 8080 };
+    let backend = BackendKey {
+        namespace: "shop".to_owned(),
+        name: "cart".to_owned(),
+        port: 8080,
+        transport: isthmus_routing::Transport::Tcp,
+    };
     let rule = Rule {
         name: Some("pay".to_owned()),
         matches: Matches::Http(Vec::new()),

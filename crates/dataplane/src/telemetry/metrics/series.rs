@@ -344,7 +344,12 @@ mod tests {
 
     fn rule(name: Option<&str>, services: &[Option<&str>]) -> Rule {
         let target = |service: &Option<&str>| match service {
-            Some(name) => Target::Backend(BackendKey { namespace: "shop".to_owned(), name: (*name).to_owned(), port: 8080 }),
+            Some(name) => Target::Backend(BackendKey {
+                namespace: "shop".to_owned(),
+                name: (*name).to_owned(),
+                port: 8080,
+                transport: isthmus_routing::Transport::Tcp,
+            }),
             None => Target::Invalid,
         };
         let backend = |service| WeightedBackend { weight: 1, target: target(service), filters: Vec::new() };
