@@ -30,6 +30,8 @@ pub struct Bundle {
     pub channel: Option<String>,
     /// The kinds that are there, with the API version to use: the first of [`Kind::versions`] that is served.
     pub versions: BTreeMap<Kind, &'static str>,
+    /// The kinds that are there in other versions only, which are not read, with these.
+    pub unread: BTreeMap<Kind, Vec<String>>,
     /// What makes all of this a guess: the CRDs cannot be read.
     pub fault: Option<String>,
     /// The releases that the other CRDs of the group name.
@@ -57,6 +59,18 @@ impl Bundle {
         Kind::ALL.into_iter().filter(|kind| self.version_of(*kind).is_none()).collect()
     }
 
+    /// The kinds that will not be served, each with its CRD and what there is to know of it.
+    fn absent(&self) -> Vec<String> {
+        let told = |kind: Kind| {
+            let since = since(kind).map(|minor| format!("the Gateway API has it from v1.{minor} on"));
+            let served = self.unread.get(&kind).map(|versions| format!("served as {} only", versions.join(", ")));
+            let known: Vec<String> = served.into_iter().chain(since).collect();
+            let name = full_name(kind);
+            if known.is_empty() { name } else { format!("{name} ({})", known.join("; ")) }
+        };
+        self.missing().into_iter().map(told).collect()
+    }
+
     /// Whether this release of the Gateway API is supported: the condition `SupportedVersion` of a GatewayClass.
     ///
     /// # Errors
@@ -81,12 +95,17 @@ impl Bundle {
             let version = kind.versions().iter().copied().find(|version| crd.served.iter().any(|served| served == version));
             version.map(|version| (*kind, version))
         };
+        let unread = |(kind, crd): (&Kind, &Crd)| {
+            let is_read = crd.served.iter().any(|served| kind.versions().contains(&served.as_str()));
+            (!is_read && !crd.served.is_empty()).then(|| (*kind, crd.served.clone()))
+        };
         let standard: Vec<&Crd> = crds.iter().filter(|(kind, _)| kind.group() == GATEWAY_GROUP).map(|(_, crd)| crd).collect();
         let first = standard.first();
         Self {
             version: first.and_then(|crd| crd.bundle_version.clone()),
             channel: first.and_then(|crd| crd.channel.clone()),
             versions: crds.iter().filter_map(version).collect(),
+            unread: crds.iter().filter_map(unread).collect(),
             fault: None,
             others: standard.iter().skip(1).filter_map(|crd| crd.bundle_version.clone()).collect(),
         }
@@ -104,7 +123,7 @@ impl Bundle {
             tracing::warn!(%fault, "the CRDs cannot be read; every kind is assumed to be there");
             return;
         }
-        let missing = self.missing().iter().map(|kind| full_name(*kind)).collect::<Vec<_>>().join(", ");
+        let missing = self.absent().join(", ");
         let version = self.version.as_deref().unwrap_or("unknown");
         let channel = self.channel.as_deref().unwrap_or("unknown");
         tracing::info!(version, channel, "the Gateway API of the cluster");
@@ -264,6 +283,15 @@ impl From<Whole> for Crd {
     }
 }
 
+/// The minor release of Gateway API v1 that is the first to have a kind in a version that Isthmus reads; none: all that are supported
+/// have it.
+fn since(kind: Kind) -> Option<u32> {
+    match kind {
+        Kind::TcpRoute | Kind::UdpRoute => Some(6),
+        _ => None,
+    }
+}
+
 /// Whether objects of this kind need a CRD.
 fn has_crd(kind: Kind) -> bool {
     !matches!(kind.group(), "" | "discovery.k8s.io")
@@ -340,6 +368,28 @@ mod tests {
             assert_eq!(bundle.version_of(kind), expected, "{kind}");
         }
         assert!(bundle.missing().contains(&Kind::ListenerSet) && !bundle.missing().contains(&Kind::Secret));
+    }
+
+    #[test]
+    fn kinds_that_are_not_served_are_told_with_the_reason() {
+        let bundle = bundle(&[
+            (Kind::Gateway, "v1.5.0", &["v1"]),
+            (Kind::TlsRoute, "v1.5.0", &["v1", "v1alpha3"]),
+            (Kind::TcpRoute, "v1.5.0", &["v1alpha2"]),
+            (Kind::GrpcRoute, "v1.5.0", &[]),
+        ]);
+        assert_eq!(bundle.version_of(Kind::TlsRoute), Some("v1"));
+        assert_eq!(bundle.version_of(Kind::TcpRoute), None);
+        let told = bundle.absent();
+        for expected in [
+            "tcproutes.gateway.networking.k8s.io (served as v1alpha2 only; the Gateway API has it from v1.6 on)",
+            "udproutes.gateway.networking.k8s.io (the Gateway API has it from v1.6 on)",
+            "grpcroutes.gateway.networking.k8s.io",
+            "backendtlspolicies.gateway.networking.k8s.io",
+        ] {
+            assert!(told.iter().any(|line| line == expected), "{expected}: {told:?}");
+        }
+        assert!(!told.iter().any(|line| line.starts_with("tlsroutes")), "{told:?}");
     }
 
     fn manifest(name: &str, resource_version: u64, served: bool) -> Value {

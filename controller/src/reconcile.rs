@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_api::Objects;
 use isthmus_push::server::{Proxies, Proxy, Role, Server};
-use isthmus_routing::{GatewayKey, Protocol, RouteKey, Snapshot, Transport};
+use isthmus_routing::{GatewayKey, RouteKey, Snapshot, Transport};
 use isthmus_translate::{Options, Translation, translate};
 use tokio::sync::watch;
 
@@ -344,10 +344,9 @@ impl Reconciler {
         for (key, proof) in &mut judgement.proofs {
             if let Some(state) = provisioned.gateways.get(key) {
                 proof.fault = (!state.faults.is_empty()).then(|| state.faults.join("; "));
-                let uid = self.uids.get(key);
-                if provisioned.synced && !(state.deployed && uid == Some(&state.uid)) {
-                    proof.ready = 0;
-                }
+            }
+            if !provisioned.has_own_pods(key, self.uids.get(key).map(String::as_str)) {
+                proof.ready = 0;
             }
             proof.pending = self.ports.get(key).and_then(|ports| ready::lacks_ports(&self.objects, key, ports));
             proof.lacking = proxies.get(key).map(lacking).unwrap_or_default();
@@ -418,16 +417,47 @@ fn states(pods: &BTreeMap<String, Proxy>) -> BTreeMap<String, ProxyState> {
     pods.iter().map(|(pod, proxy)| (pod.clone(), state(proxy))).collect()
 }
 
+/// Whether a listener has all but its port: it ends no TLS, or has a certificate for it.
 fn needs_only_a_port(snapshot: &Snapshot, gateway: &GatewayKey, name: &str) -> bool {
     let listeners = snapshot.gateways.get(gateway).map(|gateway| gateway.listeners.as_slice()).unwrap_or_default();
     listeners.iter().find(|listener| listener.name == name).is_some_and(|listener| {
-        listener.protocol == Protocol::Http || listener.certificates.iter().any(|key| snapshot.certificates.contains_key(key))
+        let ends_tls = listener.protocol.is_tls() && !listener.passthrough;
+        !ends_tls || listener.certificates.iter().any(|key| snapshot.certificates.contains_key(key))
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use isthmus_routing::{Certificate, CertificateKey, Gateway, Listener, Protocol};
+
     use super::*;
+
+    #[test]
+    fn a_listener_that_ends_no_tls_needs_only_a_port() {
+        let key = GatewayKey { namespace: "shop".to_owned(), name: "edge".to_owned() };
+        let certificate = |name: &str| CertificateKey { namespace: "shop".to_owned(), name: name.to_owned() };
+        let mut snapshot = Snapshot::default();
+        let there = Certificate { chain: String::new(), key: String::new() };
+        snapshot.certificates.insert(certificate("there"), Arc::new(there));
+        for (protocol, passthrough, certificates, expected) in [
+            (Protocol::Http, false, vec![], true),
+            (Protocol::Tcp, false, vec![], true),
+            (Protocol::Udp, false, vec![], true),
+            (Protocol::Tls, true, vec![], true),
+            (Protocol::Tls, false, vec![], false),
+            (Protocol::Tls, false, vec!["gone"], false),
+            (Protocol::Tls, false, vec!["gone", "there"], true),
+            (Protocol::Https, false, vec!["gone"], false),
+            (Protocol::Https, false, vec!["there"], true),
+        ] {
+            let certificates = certificates.into_iter().map(certificate).collect();
+            let listener = Listener { passthrough, certificates, ..Listener::new("l", 443, protocol) };
+            let gateway = Gateway { listeners: vec![listener], ..Gateway::default() };
+            snapshot.gateways.insert(key.clone(), Arc::new(gateway));
+            assert_eq!(needs_only_a_port(&snapshot, &key, "l"), expected, "{protocol:?} {passthrough}");
+        }
+        assert!(!needs_only_a_port(&snapshot, &key, "another"));
+    }
 
     #[test]
     fn statuses_wait_for_proxies_but_changes_that_never_end_do_not_hold_them_back() {

@@ -97,7 +97,7 @@ impl Writer {
     }
 
     /// Says what the statuses are to be. Never waits; the newest call wins. `objects` are those that were translated: a status
-    /// gets onto no other object of the same name, and a route among them that has no status of ours loses what we wrote
+    /// gets onto no other object of the same name, and a route or policy among them that has no status of ours loses what we wrote
     /// earlier. So nothing may be published before everything was listed.
     pub fn publish(&self, statuses: Statuses, objects: &Objects) {
         if self.shared.wanted().publish(statuses, objects) {
@@ -282,7 +282,7 @@ impl Shared {
         };
         let current = seen.json();
         let name = &self.options.controller_name;
-        let wanted = self.wanted().of(object, &seen.uid, || merge::has_parents_of(name, &current))?;
+        let wanted = self.wanted().of(object, &seen.uid, || merge::has_entries_of(name, &current))?;
         let futile = Futile { wanted, seen };
         if self.futile().get(object) == Some(&futile) {
             return None;

@@ -25,6 +25,7 @@ mod rollouts;
 mod space;
 mod stage;
 mod status;
+mod streams;
 mod traffic;
 
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ const TESTS: &[Test] = &[
     test!(With::Others, pods::listeners_come_and_go_without_a_restart),
     test!(With::Others, proof::programmed_means_that_it_answers),
     test!(With::Others, proof::isthmus_wait_says_when_and_why_not),
+    test!(With::Others, streams::tcp_and_udp_share_a_port),
+    test!(With::Others, streams::a_backend_is_verified_by_policy),
     test!(With::Others, models::a_newer_proxy_loses_nothing),
     test!(With::Nobody, rights::of_the_chart_suffice_and_a_proxy_has_none),
     test!(With::Nobody, models::an_older_proxy_loses_nothing),

@@ -89,6 +89,87 @@ spec:
     )
 }
 
+/// The port that a pod of [`echo_of`] is asked at.
+pub(crate) struct ContainerPort {
+    number: u16,
+    protocol: &'static str,
+    /// The Secret with the pair that it ends TLS with.
+    pair: Option<&'static str>,
+}
+
+impl ContainerPort {
+    pub(crate) fn tcp(number: u16) -> Self {
+        Self { number, protocol: "TCP", pair: None }
+    }
+
+    pub(crate) fn udp(number: u16) -> Self {
+        Self { number, protocol: "UDP", pair: None }
+    }
+
+    pub(crate) fn tls(number: u16, pair: &'static str) -> Self {
+        Self { number, protocol: "TCP", pair: Some(pair) }
+    }
+}
+
+/// Deployment and Service `name` with port 80: one pod of upstream's server, `switch` being what makes another server of it.
+pub(crate) fn echo_of(name: &str, switch: &str, port: &ContainerPort) -> String {
+    let ContainerPort { number, protocol, pair } = port;
+    let switch = if switch.is_empty() { String::new() } else { format!("\n        - {{ name: {switch}, value: \"1\" }}") };
+    let (environment, mounts) = match pair {
+        None => (String::new(), String::new()),
+        Some(pair) => (
+            "\n        - { name: TLS_SERVER_CERT, value: /pair/tls.crt }\n        - { name: TLS_SERVER_PRIVKEY, value: /pair/tls.key }"
+                .to_owned(),
+            format!(
+                "        volumeMounts: [{{ name: pair, mountPath: /pair }}]\n      volumes: [{{ name: pair, secret: {{ secretName: {pair} }} }}]"
+            ),
+        ),
+    };
+    format!(
+        r"
+apiVersion: v1
+kind: Service
+metadata: {{ name: {name} }}
+spec: {{ selector: {{ app: {name} }}, ports: [{{ port: 80, targetPort: {number}, protocol: {protocol} }}] }}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{ name: {name} }}
+spec:
+  selector: {{ matchLabels: {{ app: {name} }} }}
+  template:
+    metadata: {{ labels: {{ app: {name} }} }}
+    spec:
+      terminationGracePeriodSeconds: 2
+      automountServiceAccountToken: false
+      securityContext: {{ runAsNonRoot: true, runAsUser: 65532, seccompProfile: {{ type: RuntimeDefault }} }}
+      containers:
+      - name: echo
+        image: {ECHO}
+        env:
+        - {{ name: POD_NAME, valueFrom: {{ fieldRef: {{ fieldPath: metadata.name }} }} }}
+        - {{ name: NAMESPACE, valueFrom: {{ fieldRef: {{ fieldPath: metadata.namespace }} }} }}{switch}{environment}
+        resources: {{ requests: {{ cpu: 5m, memory: 16Mi }} }}
+        securityContext: {{ allowPrivilegeEscalation: false, capabilities: {{ drop: [ALL] }} }}
+{mounts}
+"
+    )
+}
+
+/// TCPRoute or UDPRoute `name` on the listener of this name of Gateway `edge`: everything goes to Service `backend`.
+pub(crate) fn stream_route(kind: &str, name: &str, backend: &str) -> String {
+    format!(
+        r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: {kind}
+metadata: {{ name: {name} }}
+spec:
+  parentRefs: [{{ name: edge, sectionName: {name} }}]
+  rules: [{{ backendRefs: [{{ name: {backend}, port: 80 }}] }}]
+"
+    )
+}
+
 /// HTTPRoute `name` on Gateway `edge`: what begins with `path` goes to Service `backend` (`name` or `name, namespace: other`). `filters`:
 /// further lines of the rule, indented by four.
 pub(crate) fn route(name: &str, path: &str, backend: &str, filters: &str) -> String {

@@ -166,7 +166,8 @@ pub(crate) fn is_absent(error: &kube::Error) -> bool {
 /// Where the API server has a kind.
 pub(crate) fn resource(kind: &str) -> ApiResource {
     let (group, version) = match kind {
-        "Gateway" | "GatewayClass" | "HTTPRoute" | "ListenerSet" | "ReferenceGrant" => ("gateway.networking.k8s.io", "v1"),
+        "Gateway" | "GatewayClass" | "HTTPRoute" | "TCPRoute" | "UDPRoute" | "ListenerSet" | "ReferenceGrant"
+        | "BackendTLSPolicy" => ("gateway.networking.k8s.io", "v1"),
         "GatewayParameters" => ("isthmus.dev", "v1alpha1"),
         "Deployment" => ("apps", "v1"),
         _ => ("", "v1"),
@@ -175,6 +176,7 @@ pub(crate) fn resource(kind: &str) -> ApiResource {
     let plural = match kind {
         "GatewayClass" => "gatewayclasses".to_owned(),
         "GatewayParameters" | "Endpoints" => lower,
+        "BackendTLSPolicy" => "backendtlspolicies".to_owned(),
         _ => format!("{lower}s"),
     };
     let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };

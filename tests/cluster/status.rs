@@ -21,6 +21,8 @@ pub(crate) enum Of<'a> {
     Listener(&'a str),
     /// Those of a route, for its parent of ours.
     Route,
+    /// Those of a policy, for its first ancestor of ours.
+    Ancestor,
 }
 
 /// A condition of the newest generation.
@@ -30,6 +32,7 @@ pub(crate) fn condition<'a>(object: &'a DynamicObject, of: Of<'_>, kind: &str) -
         Of::Object => &status["conditions"],
         Of::Listener(name) => find(&status["listeners"], "name", name)?.get("conditions")?,
         Of::Route => find(&status["parents"], "controllerName", CONTROLLER)?.get("conditions")?,
+        Of::Ancestor => find(&status["ancestors"], "controllerName", CONTROLLER)?.get("conditions")?,
     };
     let generation = object.metadata.generation.unwrap_or_default();
     find(conditions, "type", kind).filter(|condition| condition["observedGeneration"].as_i64() == Some(generation))

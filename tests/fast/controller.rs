@@ -10,6 +10,7 @@ mod scenario;
 mod service;
 mod stage;
 mod statuses;
+mod streams;
 mod traffic;
 
 use std::time::Duration;

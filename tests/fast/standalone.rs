@@ -1,6 +1,7 @@
 //! `isthmus run FOLDER`: what a newcomer does first, done as they do it. Folders with their files, real sockets, the command itself.
 
 mod kept;
+mod streams;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -209,7 +210,7 @@ fn every_example_is_tested_here() {
         .map(|entry| entry.file_name())
         .collect();
     names.sort();
-    assert_eq!(names, ["canary", "grpc", "https", "mirror", "shop"], "a new example needs a test above");
+    assert_eq!(names, ["canary", "grpc", "https", "mirror", "shop", "streams"], "a new example needs a test here");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

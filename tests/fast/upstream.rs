@@ -55,6 +55,18 @@ fn conformance_manifests_translate_together() {
     let translation = translate(&objects, &Options::default());
     assert_eq!(translation.statuses.gateway_classes.len(), objects.gateway_classes.len());
     assert_eq!(translation.statuses.gateways.len(), objects.gateways.len());
+    let statuses = &translation.statuses;
+    for (kind, judged, least, there) in [
+        ("TLSRoute", statuses.tls_routes.len(), 20, objects.tls_routes.len()),
+        ("TCPRoute", statuses.tcp_routes.len(), 10, objects.tcp_routes.len()),
+        ("UDPRoute", statuses.udp_routes.len(), 10, objects.udp_routes.len()),
+    ] {
+        assert!(there >= least, "only {there} of {kind}: has the module moved its files?");
+        assert_eq!(judged, there, "each {kind} has a status");
+    }
+    // Those that concern no traffic of ours have none.
+    let policies = statuses.backend_tls_policies.len();
+    assert!(policies >= 20, "only {policies} BackendTLSPolicies have a status");
     let again = translate(&objects, &Options::default());
     assert_eq!(translation.snapshot, again.snapshot);
     assert_eq!(translation.statuses, again.statuses);

@@ -6,6 +6,10 @@ mod limits;
 mod listeners;
 mod local_responses;
 mod malformed;
+mod proxy_protocol;
+mod server_names;
+mod streams;
+mod tls_hello;
 mod upgrades;
 mod upstream;
 

@@ -131,6 +131,33 @@ pub fn leads_to(address: IpAddr, endpoints: &[SocketAddr], protocol: BackendProt
     snapshot
 }
 
+/// A Gateway on `address` whose only listener speaks `protocol` (TLS: passed on) and leads every connection or datagram to the endpoints.
+pub fn streams_to(address: IpAddr, endpoints: &[SocketAddr], protocol: Protocol) -> Snapshot {
+    let kind = match protocol {
+        Protocol::Tls => RouteKind::Tls,
+        Protocol::Udp => RouteKind::Udp,
+        _ => RouteKind::Tcp,
+    };
+    let mut snapshot = leads_to(address, endpoints, BackendProtocol::Http);
+    let backend = BackendKey { transport: protocol.transport(), ..snapshot.backends.keys().next().expect("one").clone() };
+    let rule = Rule {
+        name: None,
+        matches: Matches::Any,
+        filters: Vec::new(),
+        backends: vec![WeightedBackend { weight: 1, target: Target::Backend(backend.clone()), filters: Vec::new() }],
+        timeouts: Timeouts::default(),
+        retry: None,
+        invalid: false,
+    };
+    let mut streams = with_rules(address, kind, vec![rule]);
+    streams.backends.extend(snapshot.backends.pop_first().map(|(_, endpoints)| (backend, endpoints)));
+    edit_listener(&mut streams, |listener| {
+        listener.protocol = protocol;
+        listener.passthrough = protocol == Protocol::Tls;
+    });
+    streams
+}
+
 /// A match for every path.
 pub fn any_path() -> HttpMatch {
     HttpMatch { path: PathMatch::Prefix("/".to_owned()), headers: Vec::new(), query: Vec::new(), method: None }
@@ -158,5 +185,19 @@ pub fn with_rules(address: IpAddr, kind: RouteKind, rules: Vec<Rule>) -> Snapsho
 pub fn edit_rule(snapshot: &mut Snapshot, edit: impl FnOnce(&mut Rule)) {
     if let Some(route) = snapshot.routes.values_mut().next() {
         edit(&mut Arc::make_mut(route).rules[0]);
+    }
+}
+
+/// Changes the first listener of a snapshot's only Gateway.
+pub fn edit_listener(snapshot: &mut Snapshot, edit: impl FnOnce(&mut Listener)) {
+    if let Some(gateway) = snapshot.gateways.values_mut().next() {
+        edit(&mut Arc::make_mut(gateway).listeners[0]);
+    }
+}
+
+/// Changes a snapshot's only backend.
+pub fn edit_backend(snapshot: &mut Snapshot, edit: impl FnOnce(&mut Backend)) {
+    if let Some(backend) = snapshot.backends.values_mut().next() {
+        edit(Arc::make_mut(backend));
     }
 }

@@ -36,8 +36,8 @@ impl Bed {
     /// Serves the snapshot and waits until it is live.
     ///
     /// # Panics
-    /// When it is not live within ten seconds, or a listener has a fault: all but those have none whose certificates are not in the
-    /// snapshot, because each is to be kept and was never held.
+    /// When it is not live within ten seconds, or a listener has a fault: all but those have none whose certificates, or whose
+    /// authorities for clients, are not in the snapshot, because each is to be kept and was never held.
     pub async fn serve(&self, snapshot: Snapshot) -> Arc<Report> {
         let bare = without_certificate(&snapshot);
         let report = self.try_serve(snapshot).await;
@@ -66,11 +66,15 @@ impl Bed {
     }
 }
 
-/// Listeners that refer to certificates and of whose certificates the snapshot has none.
+/// Listeners that refer to certificates and of whose certificates the snapshot has none, or none of the authorities that clients' have to
+/// be of.
 fn without_certificate(snapshot: &Snapshot) -> BTreeSet<(GatewayKey, String)> {
     let listeners = snapshot.gateways.iter().flat_map(|(key, gateway)| gateway.listeners.iter().map(move |one| (key, one)));
     let bare = listeners.filter(|(_, listener)| {
-        !listener.certificates.is_empty() && listener.certificates.iter().all(|key| !snapshot.certificates.contains_key(key))
+        let lacks = |keys: &[_]| !keys.is_empty() && keys.iter().all(|key| !snapshot.certificates.contains_key(key));
+        let strict = listener.client_validation.as_ref().filter(|validation| !validation.optional);
+        lacks(&listener.certificates)
+            || strict.is_some_and(|validation| validation.authorities.iter().all(|key| !snapshot.bundles.contains_key(key)))
     });
     bare.map(|(key, listener)| (key.clone(), listener.name.clone())).collect()
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use isthmus_api::NamespacedName;
+use isthmus_routing::Transport;
 use serde::Deserialize;
 
 /// A case folder.
@@ -47,11 +49,45 @@ pub struct Exchange {
     /// Sends a gRPC request (POST, HTTP/2, content type, `te: trailers`, one empty message).
     #[serde(default)]
     pub grpc: bool,
+    /// Opens a TLS connection with a line of text in it, and no HTTP.
+    pub tls: Option<Hello>,
+    /// Opens a TCP connection with a line of text in it.
+    pub tcp: Option<Bare>,
+    /// Sends a datagram.
+    pub udp: Option<Bare>,
+    /// The Secret of `options.yaml` whose certificate the client shows when it is asked for one.
+    pub client: Option<NamespacedName>,
     /// How often it is sent; default: once.
     pub times: Option<u32>,
     /// What it should find.
     #[serde(default)]
     pub expect: Expect,
+}
+
+/// A connection with TLS.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    /// The server name; none: none is sent.
+    pub sni: Option<String>,
+}
+
+/// A connection or a datagram without any choice.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bare {}
+
+/// What an exchange is made of.
+#[derive(Debug, Clone, Copy)]
+pub enum Speech<'e> {
+    /// A request.
+    Http,
+    /// A connection with TLS and this server name.
+    Tls(Option<&'e str>),
+    /// A connection.
+    Tcp,
+    /// A datagram.
+    Udp,
 }
 
 /// One text or several.
@@ -92,7 +128,14 @@ pub struct Expect {
     pub response: BTreeMap<String, Option<String>>,
     /// `grpc-status`, in trailers or, for trailers-only responses, in the header.
     pub grpc_status: Option<u32>,
-    /// Shares by Service (`namespace/name`) or status code, for `times` > 1; each within 0.08 or a quarter of itself, whichever is more.
+    /// The Secret of `options.yaml` whose certificate the client is shown: the gateway's, or the backend's if TLS is passed on.
+    pub certificate: Option<NamespacedName>,
+    /// The server name that the backend is asked for in the handshake with it.
+    pub backend_server_name: Option<String>,
+    /// The Secret of `options.yaml` whose certificate the backend is shown.
+    pub backend_client: Option<NamespacedName>,
+    /// Shares by Service (`namespace/name`) or status code (or `refused`, of connections), for `times` > 1; each within 0.08 or a
+    /// quarter of itself, whichever is more.
     #[serde(default)]
     pub shares: BTreeMap<String, f64>,
     /// Services that get a copy of each request.
@@ -110,7 +153,8 @@ pub struct Expect {
     /// Not checked by the match function alone: the answer is made before or after matching (a malformed request, a misdirected one).
     #[serde(default)]
     pub sockets_only: bool,
-    /// No response comes: the port is closed, or, if a listener is there, its handshake fails.
+    /// No response comes: the port is closed, or, if a listener is there, its handshake fails or the connection is closed. To a datagram
+    /// there is no answer.
     #[serde(default)]
     pub refused: bool,
 }
@@ -136,7 +180,29 @@ impl OneOrMany {
 impl Exchange {
     /// Names the exchange in a failure.
     pub fn title(&self) -> String {
-        self.name.clone().unwrap_or_else(|| format!("{} {}{}", self.method(), self.host, self.path))
+        let made = || match self.speech() {
+            Speech::Http => format!("{} {}{}", self.method(), self.host, self.path),
+            other => format!(
+                "{other:?} to port {}",
+                self.port.map_or_else(|| "of the first listener".to_owned(), |port| port.to_string())
+            ),
+        };
+        self.name.clone().unwrap_or_else(made)
+    }
+
+    /// What it is made of.
+    pub fn speech(&self) -> Speech<'_> {
+        match (&self.tls, &self.tcp, &self.udp) {
+            (Some(hello), _, _) => Speech::Tls(hello.sni.as_deref()),
+            (_, Some(_), _) => Speech::Tcp,
+            (_, _, Some(_)) => Speech::Udp,
+            _ => Speech::Http,
+        }
+    }
+
+    /// What carries it.
+    pub fn transport(&self) -> Transport {
+        if self.udp.is_some() { Transport::Udp } else { Transport::Tcp }
     }
 
     /// The method that is sent.

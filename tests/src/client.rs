@@ -8,11 +8,12 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::case::Exchange;
+use crate::certificate::Pair;
 
 /// How long an exchange may take before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,6 +31,8 @@ pub struct Answer {
     pub trailers: HeaderMap,
     /// How long it took, from before the connection was opened.
     pub took: Duration,
+    /// What the server showed first of its certificates, over TLS.
+    pub certificate: Option<CertificateDer<'static>>,
 }
 
 impl Answer {
@@ -55,22 +58,32 @@ impl Answer {
 /// # Errors
 /// Anything that keeps a whole response from arriving, in words.
 pub async fn send(address: SocketAddr, tls: bool, exchange: &Exchange) -> Result<Answer, String> {
+    send_as(address, tls, exchange, None).await
+}
+
+/// The same by a client that shows `own` if it is asked for a certificate.
+///
+/// # Errors
+/// As [`send`].
+pub async fn send_as(address: SocketAddr, tls: bool, exchange: &Exchange, own: Option<&Pair>) -> Result<Answer, String> {
     let start = tokio::time::Instant::now();
-    let mut answer = tokio::time::timeout(PATIENCE, send_once(address, tls, exchange))
+    let mut answer = tokio::time::timeout(PATIENCE, send_once(address, tls, exchange, own))
         .await
         .map_err(|_| format!("no whole response within {PATIENCE:?}"))??;
     answer.took = start.elapsed();
     Ok(answer)
 }
 
-async fn send_once(address: SocketAddr, tls: bool, exchange: &Exchange) -> Result<Answer, String> {
+async fn send_once(address: SocketAddr, tls: bool, exchange: &Exchange, own: Option<&Pair>) -> Result<Answer, String> {
     let http2 = exchange.http.unwrap_or(if exchange.grpc { 2 } else { 1 }) == 2;
     let stream = TcpStream::connect(address).await.map_err(|error| format!("connect to {address}: {error}"))?;
     let _ = stream.set_nodelay(true);
     if tls {
         let name = exchange.sni.as_deref().unwrap_or(&exchange.host);
-        let stream = tls_stream(stream, name, http2).await?;
-        exchange_over(stream, http2, true, exchange).await
+        let stream = tls_stream_with(stream, name, &[alpn(http2)], own).await?;
+        let certificate = shown(&stream);
+        let answer = exchange_over(stream, http2, true, exchange).await?;
+        Ok(Answer { certificate, ..answer })
     } else {
         exchange_over(stream, http2, false, exchange).await
     }
@@ -85,19 +98,56 @@ pub async fn tls_stream(
     name: &str,
     http2: bool,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    tls_stream_with(stream, name, &[alpn(http2)], None).await
+}
+
+fn alpn(http2: bool) -> &'static [u8] {
+    if http2 { b"h2" } else { b"http/1.1" }
+}
+
+/// What the server showed first of its certificates.
+pub fn shown(stream: &tokio_rustls::client::TlsStream<TcpStream>) -> Option<CertificateDer<'static>> {
+    stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|certificate| certificate.clone().into_owned())
+}
+
+/// The same with other protocols, and with a certificate of the client's own.
+///
+/// # Errors
+/// As [`tls_stream`].
+pub async fn tls_stream_with(
+    stream: TcpStream,
+    name: &str,
+    alpn: &[&[u8]],
+    own: Option<&Pair>,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+    let mut config = trusting_anybody(alpn, own)?;
     config.enable_sni = !name.is_empty();
     let name = ServerName::try_from(if name.is_empty() { "no-sni.invalid" } else { name }.to_owned())
         .map_err(|error| format!("server name `{name}`: {error}"))?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     connector.connect(name, stream).await.map_err(|error| format!("TLS handshake: {error}"))
+}
+
+/// A client that does not look at the server's certificate.
+///
+/// # Errors
+/// When its own certificate cannot be used, in words.
+pub fn trusting_anybody(alpn: &[&[u8]], own: Option<&Pair>) -> Result<rustls::ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)));
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let (chain, key) = own.der();
+            builder.with_client_auth_cert(chain, key).map_err(|error| format!("the client's certificate: {error}"))?
+        }
+    };
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
 }
 
 async fn exchange_over<S>(stream: S, http2: bool, tls: bool, exchange: &Exchange) -> Result<Answer, String>
@@ -132,6 +182,7 @@ async fn collect(response: http::Response<hyper::body::Incoming>) -> Result<Answ
         body: collected.to_bytes(),
         trailers,
         took: Duration::ZERO,
+        certificate: None,
     })
 }
 

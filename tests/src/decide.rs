@@ -1,10 +1,12 @@
-//! Requests against the match function without sockets, and against its slow oracle.
+//! Requests and connections against the match functions without sockets, and against their slow oracles.
+
+mod stream;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use isthmus_routing::hostname::HostMap;
 use isthmus_routing::{Found, Listener, Request, RouteTable, Snapshot, Target, matching::oracle, path};
 
-use crate::case::Exchange;
+use crate::case::{Exchange, Speech};
 
 /// Checks what the match function decides for the exchange, and that the oracle decides the same.
 ///
@@ -15,12 +17,16 @@ pub fn check(snapshot: &Snapshot, exchange: &Exchange) -> Result<(), String> {
         return Ok(());
     }
     let (port, listeners) = listeners(snapshot, exchange)?;
-    if exchange.expect.refused {
+    let http = matches!(exchange.speech(), Speech::Http);
+    if exchange.expect.refused && (http || listeners.is_empty()) {
         // What a handshake makes of a listener is the data plane's.
         return Ok(());
     }
     if listeners.is_empty() {
         return Err(format!("the gateway has no listener on port {port}"));
+    }
+    if !http {
+        return stream::check(snapshot, exchange, &listeners);
     }
     let (raw_path, query) =
         exchange.path.split_once('?').map_or((exchange.path.as_str(), None), |(path, query)| (path, Some(query)));
@@ -71,9 +77,13 @@ pub fn listeners<'s>(snapshot: &'s Snapshot, exchange: &Exchange) -> Result<(u16
     let (_, gateway) = gateway.ok_or("no such gateway serves")?;
     let port = match exchange.port {
         Some(port) => port,
-        None => gateway.listeners.first().ok_or("the gateway serves no listener")?.port,
+        None => {
+            let carries = |listener: &&Listener| listener.protocol.transport() == exchange.transport();
+            gateway.listeners.iter().find(carries).ok_or("the gateway serves no such listener")?.port
+        }
     };
-    let listeners: Vec<_> = gateway.listeners.iter().filter(|listener| listener.port == port).collect();
+    let takes = |listener: &&Listener| listener.port == port && listener.protocol.transport() == exchange.transport();
+    let listeners: Vec<_> = gateway.listeners.iter().filter(takes).collect();
     Ok((port, listeners))
 }
 

@@ -1,16 +1,34 @@
 //! `input.yaml` and `options.yaml` of a case: objects as an API server would hold them, and endpoints for their Services.
+//!
+//! What `options.yaml` can hold, every part optional:
+//!
+//! ```yaml
+//! authorities:                          # made for the case
+//!   ca: [ConfigMap/default/ca]          # `ca.crt` of these objects; a name in two lists: both in one object
+//!   stranger: []                        # in no object
+//! certificates:                         # Secrets of type `kubernetes.io/tls`, made for the case
+//!   default/server: [example.com]       # signed by itself
+//!   default/backend: {hosts: [b.example.com], uris: ["spiffe://example.com/b"], authority: ca, usage: server}
+//!   default/client: {hosts: [client], authority: ca, usage: client}
+//!   default/old: {hosts: [example.com], odd: expired}   # `Odd` in certificate.rs lists what there is
+//! backends:                             # Services whose stand-in speaks TLS: HTTP or raw bytes in it, as it comes
+//!   default/secure: {certificate: default/backend}
+//!   default/strict: {certificate: default/backend, clients: ca}   # and asks for a certificate of that authority
+//! unchecked: [Gateway/gateway]          # objects that pass by admission
+//! live: {slice: default/service}        # EndpointSlices that get the address of the Service's stand-in
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use isthmus_api::{NamespacedName, Objects, decode};
-use isthmus_routing::{BackendKey, GatewayKey, Transport};
+use isthmus_routing::{BackendKey, BundleKey, BundleKind, GatewayKey, Transport};
 use isthmus_translate::{Address, Options, Translation, translate};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::case::Case;
-use crate::certificate::Wanted;
+use crate::certificate::{Authority, Pair, Wanted};
 
 /// The objects of a case.
 #[derive(Debug)]
@@ -19,16 +37,36 @@ pub struct Input {
     pub objects: Objects,
     /// What it would refuse, and what it holds and nobody here can read: one line each.
     pub rejected: Vec<String>,
+    /// Certificates that were made for it, by the name of their Secret.
+    pub certificates: BTreeMap<NamespacedName, Pair>,
+    /// Authorities that were made for it.
+    pub authorities: BTreeMap<String, Authority>,
     options: CaseOptions,
+}
+
+/// A Service whose stand-in speaks TLS.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secure {
+    /// What it shows.
+    pub certificate: NamespacedName,
+    /// Whose certificates it asks of clients.
+    pub clients: Option<String>,
 }
 
 /// `options.yaml`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CaseOptions {
-    /// Secrets that are made for the case: the names in their certificate, or `{hosts: [..], odd: ..}`.
+    /// Objects whose `ca.crt` has the certificate of each authority: `ConfigMap/namespace/name` or `Secret/namespace/name`.
+    #[serde(default)]
+    authorities: BTreeMap<String, Vec<BundleKey>>,
+    /// Secrets that are made for the case: the names in their certificate, or more.
     #[serde(default)]
     certificates: BTreeMap<NamespacedName, Wanted>,
+    /// Services whose stand-in speaks TLS.
+    #[serde(default)]
+    backends: BTreeMap<NamespacedName, Secure>,
     /// Objects (`kind/name`) that the API server does not check: its CRDs are older or newer than ours.
     #[serde(default)]
     unchecked: BTreeSet<String>,
@@ -53,15 +91,21 @@ impl Input {
             Err(_) => CaseOptions::default(),
         };
         let documents: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| format!("input.yaml: {error}"))?;
-        let mut input = Self { objects: Objects::default(), rejected: Vec::new(), options };
-        for document in documents {
+        let authorities: BTreeMap<_, _> = options.authorities.keys().map(|name| (name.clone(), Authority::new(name))).collect();
+        let made = |(name, wanted): (&NamespacedName, &Wanted)| Ok((name.clone(), wanted.make(&authorities)?));
+        let certificates = options.certificates.iter().map(made).collect::<Result<BTreeMap<_, _>, String>>()?;
+        let secrets = certificates.iter().map(|(name, pair)| pair.secret(name));
+        let made: Vec<_> = secrets.chain(bundles(&options.authorities, &authorities)).collect();
+        let mut input = Self { objects: Objects::default(), rejected: Vec::new(), certificates, authorities, options };
+        for document in documents.into_iter().chain(made) {
             input.admit(document)?;
         }
-        let certificates: Vec<_> = input.options.certificates.iter().map(|(name, wanted)| wanted.secret(name)).collect();
-        for secret in certificates {
-            input.admit(secret)?;
-        }
         Ok(input)
+    }
+
+    /// How the stand-in for a Service speaks TLS, if it does.
+    pub fn secure(&self, backend: &BackendKey) -> Option<&Secure> {
+        self.options.backends.get(&NamespacedName { namespace: backend.namespace.clone(), name: backend.name.clone() })
     }
 
     fn admit(&mut self, document: Value) -> Result<(), String> {
@@ -109,9 +153,8 @@ impl Input {
                 continue;
             }
             for port in service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()) {
-                let protocol = port.protocol.as_deref();
+                let transport = if is_over(port.protocol.as_deref(), Transport::Udp) { Transport::Udp } else { Transport::Tcp };
                 if let Ok(port) = u16::try_from(port.port) {
-                    let transport = if protocol == Some("UDP") { Transport::Udp } else { Transport::Tcp };
                     keys.push(BackendKey { namespace: name.namespace.clone(), name: name.name.clone(), port, transport });
                 }
             }
@@ -147,7 +190,8 @@ impl Input {
         for (key, endpoint) in endpoints {
             let service = NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() };
             let slice = live.get(&service).map(|slice| (*slice).clone());
-            let name = slice.unwrap_or_else(|| format!("{}-{}-echo", key.name, key.port));
+            let udp = if key.transport == Transport::Udp { "-udp" } else { "" };
+            let name = slice.unwrap_or_else(|| format!("{}-{}{udp}-echo", key.name, key.port));
             let port_name = port_name(&objects, key);
             objects.apply(decode(endpoint_slice(&name, key, &port_name, *endpoint)).expect("a slice made here decodes"));
         }
@@ -155,6 +199,33 @@ impl Input {
         let addresses = addresses.into_iter().map(|(key, ips)| (key, given(ips))).collect();
         translate(&objects, &Options { addresses, ..Options::default() })
     }
+}
+
+/// ConfigMaps and Secrets with the authorities in them.
+fn bundles(wanted: &BTreeMap<String, Vec<BundleKey>>, authorities: &BTreeMap<String, Authority>) -> Vec<Value> {
+    let mut bundles: BTreeMap<&BundleKey, String> = BTreeMap::new();
+    for (name, keys) in wanted {
+        for key in keys {
+            bundles.entry(key).or_default().push_str(&authorities[name].certificate);
+        }
+    }
+    let object = |(key, pem): (&BundleKey, String)| {
+        let metadata = json!({"name": key.name, "namespace": key.namespace});
+        match key.kind {
+            BundleKind::ConfigMap => {
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"ca.crt": pem}})
+            }
+            BundleKind::Secret => {
+                json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"ca.crt": pem}})
+            }
+        }
+    };
+    bundles.into_iter().map(object).collect()
+}
+
+/// Whether a port of a Service is carried by it.
+fn is_over(protocol: Option<&str>, transport: Transport) -> bool {
+    protocol.unwrap_or("TCP") == transport.as_str()
 }
 
 /// What every API server adds.
@@ -178,7 +249,9 @@ fn port_name(objects: &Objects, key: &BackendKey) -> String {
     let service = objects.services.get(&name);
     let ports = service.and_then(|service| service.spec.as_ref()).and_then(|spec| spec.ports.as_ref());
     ports
-        .and_then(|ports| ports.iter().find(|port| port.port == i32::from(key.port)))
+        .and_then(|ports| {
+            ports.iter().find(|port| port.port == i32::from(key.port) && is_over(port.protocol.as_deref(), key.transport))
+        })
         .and_then(|port| port.name.clone())
         .unwrap_or_default()
 }
@@ -189,7 +262,7 @@ fn endpoint_slice(name: &str, key: &BackendKey, port_name: &str, endpoint: Socke
         "kind": "EndpointSlice",
         "metadata": {"name": name, "namespace": key.namespace, "labels": {"kubernetes.io/service-name": key.name}},
         "addressType": "IPv4",
-        "ports": [{"name": port_name, "port": endpoint.port(), "protocol": "TCP"}],
+        "ports": [{"name": port_name, "port": endpoint.port(), "protocol": key.transport.as_str()}],
         "endpoints": [{"addresses": [endpoint.ip().to_string()], "conditions": {"ready": true}}],
     })
 }

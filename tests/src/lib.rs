@@ -13,3 +13,4 @@ pub mod input;
 pub mod raw;
 pub mod render;
 pub mod serve;
+pub mod stand_in;

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use isthmus_api::status::{Condition, ListenerStatus, RouteStatus, Statuses};
-use isthmus_routing::{Matches, Rule, Snapshot, Target, WeightedBackend};
+use isthmus_api::shared::ParentRef;
+use isthmus_api::status::{Condition, ListenerStatus, PolicyStatus, RouteStatus, Statuses};
+use isthmus_routing::{Listener, Matches, Rule, Snapshot, Target, WeightedBackend};
 use serde::Serialize;
 
 /// The snapshot: listeners with their attachments, rules, backends. Endpoints are counted, certificates named; `kept` is a
@@ -12,17 +13,17 @@ pub fn snapshot(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     for (key, gateway) in &snapshot.gateways {
         let _ = writeln!(out, "{key}:");
+        if let Some(certificate) = &gateway.client_certificate {
+            let _ = writeln!(out, "  # shows {certificate} to backends");
+        }
+        if gateway.proxy_protocol {
+            let _ = writeln!(out, "  # requires PROXY protocol");
+        }
+        if gateway.trusted_hops > 0 {
+            let _ = writeln!(out, "  # trusts {} hops", gateway.trusted_hops);
+        }
         for listener in &gateway.listeners {
-            let hostname = listener.hostname.as_ref().map(|h| format!(" {h}")).unwrap_or_default();
-            let certificates: Vec<_> = listener.certificates.iter().map(ToString::to_string).collect();
-            let tls = if certificates.is_empty() { String::new() } else { format!(" with {}", certificates.join(", ")) };
-            let _ = writeln!(
-                out,
-                "  {}: {} {}{hostname}{tls}",
-                listener.name,
-                flow(&listener.protocol).trim_matches('"'),
-                listener.port
-            );
+            let _ = writeln!(out, "  {}: {}", listener.name, spoken(listener));
             for attachment in &listener.routes {
                 let hosts: Vec<_> = attachment.hostnames.iter().map(|h| h.as_str()).collect();
                 let _ = writeln!(out, "    # {} {}", attachment.route, hosts.join(" "));
@@ -37,6 +38,12 @@ pub fn snapshot(snapshot: &Snapshot) -> String {
     }
     for (key, backend) in &snapshot.backends {
         let _ = writeln!(out, "{key}: {} {} endpoints", flow(&backend.protocol).trim_matches('"'), backend.endpoints.len());
+        if let Some(tls) = &backend.tls {
+            let _ = writeln!(out, "  # tls {}", flow(tls));
+        }
+        if let Some(version) = &backend.proxy_protocol {
+            let _ = writeln!(out, "  # PROXY protocol {}", flow(version).trim_matches('"'));
+        }
     }
     for key in snapshot.certificates.keys() {
         let _ = writeln!(out, "{key}: certificate");
@@ -44,7 +51,38 @@ pub fn snapshot(snapshot: &Snapshot) -> String {
     for key in &snapshot.kept {
         let _ = writeln!(out, "{key}: kept");
     }
+    for (key, bundle) in &snapshot.bundles {
+        let count = bundle.certificates.matches("BEGIN CERTIFICATE").count();
+        let _ = writeln!(out, "{key}: bundle of {count}");
+    }
+    for key in &snapshot.kept_bundles {
+        let _ = writeln!(out, "{key}: bundle kept");
+    }
     if out.is_empty() { "{}\n".to_owned() } else { out }
+}
+
+/// Protocol, port, hostname and what TLS has to be, on one line.
+fn spoken(listener: &Listener) -> String {
+    let mut line = format!("{} {}", listener.protocol.as_str(), listener.port);
+    if let Some(hostname) = &listener.hostname {
+        let _ = write!(line, " {hostname}");
+    }
+    if listener.passthrough {
+        line.push_str(" passed on");
+    }
+    if !listener.certificates.is_empty() {
+        let certificates: Vec<_> = listener.certificates.iter().map(ToString::to_string).collect();
+        let _ = write!(line, " with {}", certificates.join(", "));
+    }
+    if !listener.tls.is_default() {
+        let _ = write!(line, " settings {}", flow(&listener.tls));
+    }
+    if let Some(validation) = &listener.client_validation {
+        let authorities: Vec<_> = validation.authorities.iter().map(ToString::to_string).collect();
+        let how = if validation.optional { "may be" } else { "are" };
+        let _ = write!(line, "; clients {how} of {}", authorities.join(", "));
+    }
+    line
 }
 
 fn render_rule(out: &mut String, rule: &Rule) {
@@ -112,10 +150,20 @@ pub fn statuses(statuses: &Statuses, rejected: &[String]) -> String {
         conditions(&mut out, "  ", &status.conditions);
         listeners(&mut out, &status.listeners);
     }
-    for (kind, routes) in [("HTTPRoute", &statuses.http_routes), ("GRPCRoute", &statuses.grpc_routes)] {
+    let routes = [
+        ("HTTPRoute", &statuses.http_routes),
+        ("GRPCRoute", &statuses.grpc_routes),
+        ("TLSRoute", &statuses.tls_routes),
+        ("TCPRoute", &statuses.tcp_routes),
+        ("UDPRoute", &statuses.udp_routes),
+    ];
+    for (kind, routes) in routes {
         for (name, status) in routes {
             route(&mut out, &format!("{kind}/{name}"), status);
         }
+    }
+    for (name, status) in &statuses.backend_tls_policies {
+        policy(&mut out, &format!("BackendTLSPolicy/{name}"), status);
     }
     out
 }
@@ -137,14 +185,29 @@ fn route(out: &mut String, name: &str, status: &RouteStatus) {
     }
     let _ = writeln!(out, "{name}:");
     for parent in &status.parents {
-        let of = &parent.parent_ref;
-        let section = of.section_name.as_ref().map(|name| format!(" section {name}")).unwrap_or_default();
-        let port = of.port.map(|port| format!(" port {port}")).unwrap_or_default();
-        let namespace = of.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
-        let kind = if of.kind == "Gateway" { String::new() } else { format!("{} ", of.kind) };
-        let _ = writeln!(out, "- parent: {kind}{namespace}{}{section}{port}", of.name);
+        let _ = writeln!(out, "- parent: {}", short(&parent.parent_ref));
         conditions(out, "  ", &parent.conditions);
     }
+}
+
+fn policy(out: &mut String, name: &str, status: &PolicyStatus) {
+    if status.ancestors.is_empty() {
+        let _ = writeln!(out, "{name}: []");
+        return;
+    }
+    let _ = writeln!(out, "{name}:");
+    for ancestor in &status.ancestors {
+        let _ = writeln!(out, "- ancestor: {}", short(&ancestor.ancestor_ref));
+        conditions(out, "  ", &ancestor.conditions);
+    }
+}
+
+fn short(of: &ParentRef) -> String {
+    let section = of.section_name.as_ref().map(|name| format!(" section {name}")).unwrap_or_default();
+    let port = of.port.map(|port| format!(" port {port}")).unwrap_or_default();
+    let namespace = of.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+    let kind = if of.kind == "Gateway" { String::new() } else { format!("{} ", of.kind) };
+    format!("{kind}{namespace}{}{section}{port}", of.name)
 }
 
 fn conditions(out: &mut String, indent: &str, conditions: &[Condition]) {

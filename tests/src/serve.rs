@@ -1,27 +1,27 @@
 //! Requests of a case through a data plane with real sockets.
 
+mod stream;
+
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use isthmus_cli::echo::{Echo, Identity, Report};
+use isthmus_api::NamespacedName;
+use isthmus_cli::echo::Report;
 use isthmus_routing::{BackendKey, Protocol, Snapshot};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::bed::{Bed, own_address, socket, unprivileged};
-use crate::case::{Case, Exchange};
+use crate::case::{Case, Exchange, Speech};
+use crate::certificate::Pair;
 use crate::client::{self, Answer};
 use crate::decide;
 use crate::input::{Endpoints, Input, gateway_key};
+use crate::stand_in::{Seen, StandIn};
 
 /// How long a mirrored copy may take to arrive after the response.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(3);
-
-/// A request as an echo server saw it.
-#[derive(Debug)]
-struct Seen {
-    backend: BackendKey,
-    report: Report,
-}
 
 /// Serves the case's objects and sends its requests.
 ///
@@ -30,64 +30,101 @@ struct Seen {
 pub async fn check(bed: &Bed, case: &Case) -> Result<(), String> {
     let input = Input::read(case)?;
     let (sender, mut seen) = unbounded_channel();
-    let mut echoes = Vec::new();
-    let mut endpoints = Endpoints::new();
+    let lines = case.requests.iter().any(|exchange| !matches!(exchange.speech(), Speech::Http));
+    let mut stand_ins = Vec::new();
     for key in input.echoed() {
-        let identity =
-            Identity { namespace: key.namespace.clone(), service: key.name.clone(), pod: format!("{}-echo", key.name) };
-        let echo =
-            Echo::start_observed(identity, observer(sender.clone(), &key)).await.map_err(|error| format!("echo: {error}"))?;
-        endpoints.insert(key, echo.address());
-        echoes.push(echo);
+        stand_ins.push(StandIn::start(key, &input, lines, &sender).await?);
     }
+    let endpoints: Endpoints = stand_ins.iter().map(|one| (one.backend.clone(), one.address)).collect();
     let addresses: BTreeMap<_, _> = input.objects.gateways.keys().map(|name| (gateway_key(name), vec![own_address()])).collect();
     let mut snapshot = (*input.translate_at(&endpoints, addresses).snapshot).clone();
     unprivileged(&mut snapshot);
     bed.serve(snapshot.clone()).await;
 
     let mut faults = Vec::new();
+    let mut stage = Stage { input: &input, snapshot: &snapshot, stand_ins: &stand_ins, seen: &mut seen };
     for exchange in &case.requests {
-        if let Err(fault) = check_exchange(&snapshot, exchange, &mut seen).await {
+        if let Err(fault) = stage.check(exchange).await {
             faults.push(format!("{}: {fault}", exchange.title()));
         }
-        while seen.try_recv().is_ok() {}
+        while stage.seen.try_recv().is_ok() {}
     }
     if faults.is_empty() { Ok(()) } else { Err(faults.join("\n  ")) }
 }
 
-fn observer(sender: tokio::sync::mpsc::UnboundedSender<Seen>, key: &BackendKey) -> impl Fn(Report) + Send + Sync + 'static {
-    let backend = key.clone();
-    move |report| {
-        // The receiver is gone once the case is over.
-        let _ = sender.send(Seen { backend: backend.clone(), report });
+/// What the exchanges of a case have before them.
+struct Stage<'c> {
+    input: &'c Input,
+    snapshot: &'c Snapshot,
+    stand_ins: &'c [StandIn],
+    seen: &'c mut UnboundedReceiver<Seen>,
+}
+
+impl Stage<'_> {
+    async fn check(&mut self, exchange: &Exchange) -> Result<(), String> {
+        let (port, listeners) = decide::listeners(self.snapshot, exchange)?;
+        if listeners.is_empty() && !exchange.expect.refused {
+            return Err(format!("the gateway has no listener on port {port}"));
+        }
+        let named = |name: &str| exchange.gateway.as_ref().is_none_or(|wanted| wanted == name);
+        let gateway = self.snapshot.gateways.iter().find(|(key, _)| named(&format!("{}/{}", key.namespace, key.name)));
+        let address = gateway.and_then(|(_, gateway)| gateway.addresses.first()).ok_or("the gateway has no address")?;
+        let address = socket(*address, port);
+        let input = self.input;
+        let (own, wanted) = (pair(input, exchange.client.as_ref())?, pair(input, exchange.expect.certificate.as_ref())?);
+        if !matches!(exchange.speech(), Speech::Http) {
+            let heard = stream::check(address, exchange, own, wanted).await?;
+            return heard.map_or(Ok(()), |heard| self.check_handshake(exchange, &heard.backend));
+        }
+        let tls = listeners.iter().any(|listener| listener.protocol == Protocol::Https);
+        if exchange.expect.refused {
+            // A client of TLS 1.3 has shown its certificate only after its own handshake has ended.
+            let late = listeners.iter().any(|listener| listener.client_validation.is_some());
+            let begins = if listeners.is_empty() { "connect to " } else { "TLS handshake: " };
+            return match client::send_as(address, tls, exchange, own).await {
+                Err(fault) if fault.starts_with(begins) || (late && !fault.starts_with("connect to ")) => Ok(()),
+                other => Err(format!("expected `{begins}` and a reason, found {other:?}")),
+            };
+        }
+        match exchange.times {
+            Some(times) => check_shares(address, tls, exchange, own, times, self.seen).await,
+            None => {
+                let answer = client::send_as(address, tls, exchange, own).await?;
+                is_certificate(wanted, answer.certificate.as_ref())?;
+                check_answer(exchange, &answer, self.seen).await?;
+                exchange.expect.backend.as_ref().map_or(Ok(()), |backend| self.check_handshake(exchange, backend))
+            }
+        }
+    }
+
+    /// What the backend was told in the handshake with it.
+    fn check_handshake(&self, exchange: &Exchange, backend: &str) -> Result<(), String> {
+        let expect = &exchange.expect;
+        if expect.backend_server_name.is_none() && expect.backend_client.is_none() {
+            return Ok(());
+        }
+        let stand_in = self.stand_ins.iter().find(|one| name(&one.backend) == backend);
+        let met = stand_in.ok_or_else(|| format!("nothing stands in for {backend}"))?.met();
+        if expect.backend_server_name.is_some() {
+            equal("server name at the backend", expect.backend_server_name.as_ref(), met.server_name.as_ref())?;
+        }
+        is_certificate(pair(self.input, expect.backend_client.as_ref())?, met.client.as_ref())
+            .map_err(|fault| format!("at the backend: {fault}"))
     }
 }
 
-async fn check_exchange(snapshot: &Snapshot, exchange: &Exchange, seen: &mut UnboundedReceiver<Seen>) -> Result<(), String> {
-    let (port, listeners) = decide::listeners(snapshot, exchange)?;
-    if listeners.is_empty() && !exchange.expect.refused {
-        return Err(format!("the gateway has no listener on port {port}"));
-    }
-    let gateway = snapshot
-        .gateways
-        .iter()
-        .find(|(key, _)| exchange.gateway.as_ref().is_none_or(|name| format!("{}/{}", key.namespace, key.name) == *name));
-    let address = gateway.and_then(|(_, gateway)| gateway.addresses.first()).ok_or("the gateway has no address")?;
-    let address = socket(*address, port);
-    let tls = listeners.iter().any(|listener| listener.protocol == Protocol::Https);
-    if exchange.expect.refused {
-        let begins = if listeners.is_empty() { "connect to " } else { "TLS handshake: " };
-        return match client::send(address, tls, exchange).await {
-            Err(fault) if fault.starts_with(begins) => Ok(()),
-            other => Err(format!("expected `{begins}` and a reason, found {other:?}")),
-        };
-    }
-    match exchange.times {
-        Some(times) => check_shares(address, tls, exchange, times, seen).await,
-        None => {
-            let answer = client::send(address, tls, exchange).await?;
-            check_answer(exchange, &answer, seen).await
-        }
+fn pair<'i>(input: &'i Input, name: Option<&NamespacedName>) -> Result<Option<&'i Pair>, String> {
+    let Some(name) = name else { return Ok(None) };
+    input.certificates.get(name).map(Some).ok_or_else(|| format!("options.yaml makes no certificate {name}"))
+}
+
+/// Whether what was shown is what is wanted, if anything is.
+fn is_certificate(wanted: Option<&Pair>, shown: Option<&CertificateDer<'static>>) -> Result<(), String> {
+    match (wanted, shown) {
+        (None, _) => Ok(()),
+        (Some(_), None) => Err("no certificate was shown".to_owned()),
+        (Some(wanted), Some(shown)) if wanted.der().0.first() == Some(shown) => Ok(()),
+        _ => Err("another certificate was shown".to_owned()),
     }
 }
 
@@ -163,15 +200,16 @@ async fn arrived(mirrors: usize, backend: bool, seen: &mut UnboundedReceiver<See
 }
 
 async fn check_shares(
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     tls: bool,
     exchange: &Exchange,
+    own: Option<&Pair>,
     times: u32,
     seen: &mut UnboundedReceiver<Seen>,
 ) -> Result<(), String> {
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
     for _ in 0..times {
-        let answer = client::send(address, tls, exchange).await?;
+        let answer = client::send_as(address, tls, exchange, own).await?;
         let outcome = match (answer.status, answer.grpc_status()) {
             (200, None | Some(0)) => continue,
             (_, Some(status)) => format!("grpc-{status}"),
@@ -185,6 +223,10 @@ async fn check_shares(
     while let Ok(one) = seen.try_recv() {
         *counts.entry(name(&one.backend)).or_default() += 1;
     }
+    compare_shares(exchange, times, counts)
+}
+
+fn compare_shares(exchange: &Exchange, times: u32, mut counts: BTreeMap<String, u32>) -> Result<(), String> {
     let expected: Vec<_> = exchange.expect.shares.iter().chain(&exchange.expect.mirror_shares).collect();
     for (outcome, share) in &expected {
         let actual = f64::from(counts.remove(*outcome).unwrap_or_default()) / f64::from(times);

@@ -1,6 +1,7 @@
 //! `./dev bench`: what a request costs, and how long a route takes.
 
 mod edge;
+mod l4;
 
 use crate::fault::Fault;
 use crate::{cluster_tests, process, workspace};
@@ -19,6 +20,12 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         flags: Vec<String>,
     },
+    /// The same without HTTP: bytes, round trips and TLS handshakes, beside haproxy and nginx.
+    L4 {
+        /// Flags of the benchmark.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
     /// A cluster: from the API server accepting an HTTPRoute to the first 200 through the gateway, 200 times.
     Propagation,
     /// The match function at 10 to 100,000 routes, and translation of 10,000 HTTPRoutes.
@@ -28,6 +35,7 @@ enum What {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
     match &arguments.what {
         What::Edge { flags } => edge::run(flags),
+        What::L4 { flags } => l4::run(flags),
         What::Propagation => cluster_tests::propagation(),
         What::Routes => {
             process::run(&mut workspace::cargo(&[

@@ -21,7 +21,7 @@ use crate::{process, workspace};
 const CLASS: &str = "isthmus";
 
 /// What is claimed.
-const PROFILES: [&str; 2] = ["GATEWAY-HTTP", "GATEWAY-GRPC"];
+const PROFILES: [&str; 5] = ["GATEWAY-HTTP", "GATEWAY-GRPC", "GATEWAY-TLS", "GATEWAY-TCP", "GATEWAY-UDP"];
 
 /// The address in our pool that GatewayStaticAddresses asks for: pools are given out from their start, and never come this far.
 const USABLE: u32 = 250;

@@ -10,7 +10,18 @@ use crate::fault::Fault;
 use crate::{go, workspace};
 
 /// The kinds that Isthmus reads.
-const PLURALS: [&str; 6] = ["gatewayclasses", "gateways", "grpcroutes", "httproutes", "listenersets", "referencegrants"];
+const PLURALS: [&str; 10] = [
+    "backendtlspolicies",
+    "gatewayclasses",
+    "gateways",
+    "grpcroutes",
+    "httproutes",
+    "listenersets",
+    "referencegrants",
+    "tcproutes",
+    "tlsroutes",
+    "udproutes",
+];
 
 const CRDS: &str = "gateway-api@v1.7.0/config/crd/standard";
 const COMMITTED: &str = "crates/admission/schemas/v1.7.0";

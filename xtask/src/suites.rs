@@ -4,11 +4,15 @@ mod backend;
 mod certificate;
 pub(crate) mod client;
 mod curl;
+mod dns;
 mod grpc;
 mod h2load;
 mod h2spec;
 pub(crate) mod instance;
+mod postgres;
+mod redis;
 mod stage;
+mod tls;
 pub(crate) mod tools;
 mod websocket;
 mod zero_loss;
@@ -49,12 +53,16 @@ impl Outcome {
 
 type Suite = fn(&Stage) -> Result<Outcome, Fault>;
 
-const SUITES: [(&str, Suite); 6] = [
+const SUITES: [(&str, Suite); 10] = [
     ("h2spec", h2spec::run),
     ("grpc", grpc::run),
     ("curl", curl::run),
     ("h2load", h2load::run),
     ("websocket", websocket::run),
+    ("tls", tls::run),
+    ("postgres", postgres::run),
+    ("redis", redis::run),
+    ("dns", dns::run),
     ("zero-loss", zero_loss::run),
 ];
 

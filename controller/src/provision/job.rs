@@ -43,7 +43,7 @@ pub(super) struct Done {
     pub(super) wanted: Arc<Vec<Wanted>>,
     /// What the API server answered to what was applied.
     pub(super) applied: Vec<(OwnKind, Live)>,
-    /// What was deleted, by uid. It may take its time to go.
+    /// What was deleted, or is not ours after all, by uid. It may take its time to go.
     pub(super) deleted: Vec<(OwnKind, String)>,
     /// What has to be tried again, or waited for.
     pub(super) problems: Vec<Problem>,
@@ -66,6 +66,9 @@ pub(super) enum Problem {
     /// Only the user can.
     #[error("{kind} {name} {what}", kind = .kind.as_str())]
     Refused { kind: OwnKind, name: NamespacedName, what: &'static str },
+    /// Somebody made one between our look and our request.
+    #[error("{kind} {name} was made by somebody else in the same moment; it is looked at again", kind = .kind.as_str())]
+    Overtaken { kind: OwnKind, name: NamespacedName, uid: String },
     /// The API server did not do it.
     #[error("{kind} {name} cannot be written: {error}", kind = .kind.as_str(), error = words(.error))]
     Api { kind: OwnKind, name: NamespacedName, error: Box<kube::Error> },
@@ -75,7 +78,7 @@ impl Problem {
     /// Whether the user should hear of it at once: trying again does not help.
     pub(super) fn is_lasting(&self) -> bool {
         match self {
-            Self::Wait { .. } => false,
+            Self::Wait { .. } | Self::Overtaken { .. } => false,
             Self::Refused { .. } => true,
             Self::Api { error, .. } => match &**error {
                 kube::Error::Api(status) => (400..500).contains(&status.code) && ![404, 408, 409, 429].contains(&status.code),
@@ -117,7 +120,13 @@ impl Job {
                     Ok(Settled::Kept) => {}
                     Ok(Settled::Applied(live)) => applied.push((kind, *live)),
                     Ok(Settled::Deleted(uid)) => deleted.push((kind, uid)),
-                    Err(problem) => problems.push(problem),
+                    Err(problem) => {
+                        // For a moment it looked like ours.
+                        if let Problem::Overtaken { uid, .. } = &problem {
+                            deleted.push((kind, uid.clone()));
+                        }
+                        problems.push(problem);
+                    }
                 }
             }
         }
@@ -164,7 +173,8 @@ impl Job {
         found.map(|found| found.map(Live::read)).map_err(|error| self.failed(kind, error))
     }
 
-    /// The uid of what is there goes with it: an object that somebody put in its place meanwhile is a conflict.
+    /// The uid of what is there goes with it: an object that somebody put in its place meanwhile is a conflict. Where nothing was, nothing
+    /// is forced, so that what somebody made there meanwhile keeps its fields.
     async fn apply(&self, wanted: &Wanted, live: Option<&Live>) -> Result<Settled, Problem> {
         let kind = wanted.kind;
         let name = location(&self.gateway);
@@ -172,13 +182,30 @@ impl Job {
         if let (Some(live), Some(Value::Object(metadata))) = (live, body.get_mut("metadata")) {
             metadata.insert("uid".to_owned(), live.uid().into());
         }
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let parameters = PatchParams { force: live.is_some(), ..PatchParams::apply(FIELD_MANAGER) };
         let api = api(&self.client, kind, Some(&name.namespace));
         let patched = in_time(api.patch(&name.name, &parameters, &Patch::Apply(&body))).await;
         let object: DynamicObject = patched.map_err(|error| self.failed(kind, error))?;
+        if live.is_none() && is_of_others(&object) {
+            self.give_back(kind).await?;
+            return Err(Problem::Overtaken { kind, name, uid: object.metadata.uid.unwrap_or_default() });
+        }
         let verb = if live.is_some() { "updated" } else { "created" };
         info!(gateway = %format_args!("{}/{}", self.gateway.namespace, self.gateway.name), "{} {name} {verb}", kind.as_str());
         Ok(Settled::Applied(Box::new(Live::read(object))))
+    }
+
+    /// Takes away again what was applied to an object that was somebody else's: nothing applied is nothing owned.
+    async fn give_back(&self, kind: OwnKind) -> Result<(), Problem> {
+        let name = location(&self.gateway);
+        let resource = kind.resource();
+        let body = json!({
+            "apiVersion": resource.api_version, "kind": resource.kind,
+            "metadata": { "name": name.name, "namespace": name.namespace },
+        });
+        let api = api(&self.client, kind, Some(&name.namespace));
+        let patched = in_time(api.patch(&name.name, &PatchParams::apply(FIELD_MANAGER), &Patch::Apply(&body))).await;
+        patched.map(|_| ()).map_err(|error| self.failed(kind, error))
     }
 
     async fn hand_over(&self, kind: OwnKind, replicas: i64) -> Result<(), Problem> {
@@ -216,9 +243,15 @@ impl Job {
 impl Problem {
     fn kind(&self) -> OwnKind {
         match self {
-            Self::Wait { kind, .. } | Self::Refused { kind, .. } | Self::Api { kind, .. } => *kind,
+            Self::Wait { kind, .. } | Self::Refused { kind, .. } | Self::Overtaken { kind, .. } | Self::Api { kind, .. } => *kind,
         }
     }
+}
+
+/// Whether somebody else has written into an object: one that an apply has just made has only its manager.
+fn is_of_others(object: &DynamicObject) -> bool {
+    let managers = object.metadata.managed_fields.iter().flatten();
+    managers.filter_map(|entry| entry.manager.as_deref()).any(|manager| manager != FIELD_MANAGER)
 }
 
 /// How the API server wrote what was applied, to be remembered.

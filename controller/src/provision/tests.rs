@@ -187,6 +187,30 @@ fn drains_fit_into_the_grace_period() {
 }
 
 #[test]
+fn one_number_for_tcp_and_udp_is_two_ports() {
+    let both = |parameters: Value| {
+        let mut given = infrastructure(parameters, &[53]);
+        given.ports.insert((53, Transport::Udp));
+        let wanted = desired(&key(), &given, &settings(), "PEM");
+        wanted.into_iter().map(|wanted| (wanted.kind, wanted.body)).collect::<BTreeMap<_, _>>()
+    };
+    let expected = json!([
+        {"name": "p-53", "port": 53, "targetPort": 53, "protocol": "TCP"},
+        {"name": "u-53", "port": 53, "targetPort": 53, "protocol": "UDP"},
+    ]);
+    for kind in ["ClusterIP", "NodePort", "LoadBalancer"] {
+        let service = &both(json!({"service": {"type": kind}}))[&OwnKind::Service];
+        assert_eq!(service["spec"]["ports"], expected, "{kind}");
+    }
+    let deployment = &both(json!({"hostPort": true}))[&OwnKind::Deployment];
+    let ports = &deployment["spec"]["template"]["spec"]["containers"][0]["ports"];
+    assert_eq!(ports[1], json!({"name": "p-53", "containerPort": 53, "hostPort": 53, "protocol": "TCP"}));
+    assert_eq!(ports[2], json!({"name": "u-53", "containerPort": 53, "hostPort": 53, "protocol": "UDP"}));
+    let service = through::<Service>(&both(json!({}))[&OwnKind::Service]);
+    assert_eq!(service["spec"]["ports"], expected);
+}
+
+#[test]
 fn a_service_without_listeners_has_a_port_that_nobody_answers() {
     let objects = objects(json!({}), &[]);
     assert_eq!(
@@ -300,6 +324,10 @@ struct Inner {
     watches: Vec<(String, mpsc::UnboundedSender<Value>)>,
     /// Answers to writes, before what would be done.
     failures: Vec<(u16, &'static str)>,
+    /// Paths that are not there for the next look: somebody is about to make the object.
+    unseen: Vec<String>,
+    /// Objects with a manager of their own, as they were before anything was applied.
+    theirs: BTreeMap<String, Value>,
 }
 
 impl Cluster {
@@ -328,10 +356,14 @@ impl Cluster {
             return Answer::status(code, message);
         }
         match call.method.as_str() {
+            "GET" if let Some(at) = inner.unseen.iter().position(|path| *path == call.path) => {
+                inner.unseen.remove(at);
+                Answer::status(404, "not found")
+            }
             "GET" => {
                 inner.objects.get(&call.path).map_or(Answer::status(404, "not found"), |object| Answer::json(object.clone()))
             }
-            "PATCH" => Answer::json(inner.put(&call.path, call.body.clone())),
+            "PATCH" => inner.apply(call),
             "DELETE" => {
                 inner.remove(&call.path);
                 Answer::json(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
@@ -361,13 +393,37 @@ impl Cluster {
 }
 
 impl Inner {
+    /// Over an object with a manager of its own only what is forced or equal is applied, and nothing applied takes ours away again.
+    fn apply(&mut self, call: &Call) -> Answer {
+        let Some(before) = self.objects.get(&call.path).filter(|before| before["metadata"].get("managedFields").is_some()) else {
+            return Answer::json(self.put(&call.path, call.body.clone()));
+        };
+        let mut object = self.theirs.entry(call.path.clone()).or_insert_with(|| before.clone()).clone();
+        let fields = call.body.as_object().unwrap();
+        let content = fields.iter().filter(|(field, _)| !["apiVersion", "kind", "metadata"].contains(&field.as_str()));
+        if call.query.get("force").map(String::as_str) != Some("true")
+            && content.clone().any(|(field, value)| object.get(field).is_some_and(|theirs| theirs != value))
+        {
+            return Answer::status(409, "Apply failed with 1 conflict: conflict with \"kubectl\"");
+        }
+        object.as_object_mut().unwrap().extend(content.map(|(field, value)| (field.clone(), value.clone())));
+        if let Some(labels) = call.body["metadata"].get("labels") {
+            object["metadata"]["labels"] = labels.clone();
+        }
+        Answer::json(self.put(&call.path, object))
+    }
+
     fn put(&mut self, path: &str, mut object: Value) -> Value {
         self.version += 1;
         let before = self.objects.get(path);
         let uid = before.map_or(json!(format!("o{}", self.version)), |before| before["metadata"]["uid"].clone());
         object["metadata"]["uid"] = uid;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.tell(path, if before.is_some() { "MODIFIED" } else { "ADDED" }, &object);
+        let was_ours = before.is_some_and(is_ours);
+        match (was_ours, is_ours(&object)) {
+            (true, false) => self.tell(path, "DELETED", &self.objects[path]),
+            _ => self.tell(path, if was_ours { "MODIFIED" } else { "ADDED" }, &object),
+        }
         self.objects.insert(path.to_owned(), object.clone());
         object
     }

@@ -1,7 +1,7 @@
 //! Our status and what others wrote into the same object: one status.
 //!
 //! JSON of the object's status and of ours -> a JSON merge patch. Pure. What is not ours survives untouched and in its place:
-//! conditions of other types, fields that we do not write, `parents` of other controllers.
+//! conditions of other types, fields that we do not write, `parents` and `ancestors` of other controllers.
 
 use isthmus_api::Kind;
 use isthmus_api::shared::GATEWAY_GROUP;
@@ -10,8 +10,22 @@ use serde_json::{Map, Value, json};
 /// The most conditions of one list that the CRDs take.
 const CONDITIONS: usize = 8;
 
-/// The most parents of a route that the CRDs take.
-const PARENTS: usize = 32;
+/// Where objects of several controllers keep an entry for each pair of a controller and what its judgement is about.
+struct Entries {
+    field: &'static str,
+    /// What an entry is about.
+    reference: &'static str,
+    /// The most entries that the CRDs take.
+    most: usize,
+    /// The types of condition in an entry of ours that we are responsible for.
+    conditions: &'static [&'static str],
+}
+
+const PARENTS: Entries =
+    Entries { field: "parents", reference: "parentRef", most: 32, conditions: &["Accepted", "ResolvedRefs", "PartiallyInvalid"] };
+
+const ANCESTORS: Entries =
+    Entries { field: "ancestors", reference: "ancestorRef", most: 16, conditions: &["Accepted", "ResolvedRefs"] };
 
 /// The most listeners of a status that the CRDs take.
 const LISTENERS: usize = 64;
@@ -46,7 +60,7 @@ pub(super) enum Merged {
     /// These fields of the status are to be replaced (null: removed).
     Patch {
         status: Map<String, Value>,
-        /// Conditions or parents of ours that found no room beside those of others.
+        /// Conditions, parents or ancestors of ours that found no room beside those of others.
         left_out: usize,
     },
 }
@@ -60,7 +74,8 @@ pub(super) fn merge(input: &Input<'_>) -> Merged {
         let merged = match *field {
             "conditions" => Some(merge.conditions(own_conditions(input.kind), current, wanted)),
             "listeners" => merge.listeners(current, wanted),
-            "parents" => Some(merge.parents(current, wanted)),
+            "parents" => Some(merge.entries(&PARENTS, current, wanted)),
+            "ancestors" => Some(merge.entries(&ANCESTORS, current, wanted)),
             _ => wanted.cloned(),
         };
         match merged {
@@ -76,9 +91,10 @@ pub(super) fn merge(input: &Input<'_>) -> Merged {
     }
 }
 
-/// Whether a route's status has entries of ours.
-pub(super) fn has_parents_of(controller_name: &str, status: &Value) -> bool {
-    list(status.get("parents")).iter().any(|entry| entry.get("controllerName").and_then(Value::as_str) == Some(controller_name))
+/// Whether the status of a route or policy has entries of ours.
+pub(super) fn has_entries_of(controller_name: &str, status: &Value) -> bool {
+    let mut entries = [PARENTS, ANCESTORS].into_iter().flat_map(|entries| list(status.get(entries.field)));
+    entries.any(|entry| text(entry, "controllerName") == controller_name)
 }
 
 /// The fields of a status that we write.
@@ -87,7 +103,8 @@ fn fields(kind: Kind) -> &'static [&'static str] {
         Kind::GatewayClass => &["conditions", "supportedFeatures"],
         Kind::Gateway => &["addresses", "attachedListenerSets", "conditions", "listeners"],
         Kind::ListenerSet => &["conditions", "listeners"],
-        Kind::HttpRoute | Kind::GrpcRoute => &["parents"],
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => &["parents"],
+        Kind::BackendTlsPolicy => &["ancestors"],
         _ => &[],
     }
 }
@@ -103,9 +120,6 @@ fn own_conditions(kind: Kind) -> &'static [&'static str] {
 
 /// The same, in a listener.
 const LISTENER_CONDITIONS: &[&str] = &["Accepted", "Programmed", "ResolvedRefs", "Conflicted", "OverlappingTLSConfig"];
-
-/// The same, in the entry of a route's parent that has our name.
-const PARENT_CONDITIONS: &[&str] = &["Accepted", "ResolvedRefs", "PartiallyInvalid"];
 
 /// Types of condition that begin so are ours everywhere.
 const OWN_PREFIX: &str = "isthmus.dev/";
@@ -173,11 +187,11 @@ impl Merge<'_> {
     }
 
     /// Entries stay in their order; ours that are new come last, ours that are gone go.
-    fn parents(&mut self, current: Option<&Value>, wanted: Option<&Value>) -> Value {
+    fn entries(&mut self, kept: &Entries, current: Option<&Value>, wanted: Option<&Value>) -> Value {
         let (current, mut wanted): (_, Vec<Option<&Value>>) = (list(current), list(wanted).iter().map(Some).collect());
         let is_own = |entry: &Value| text(entry, "controllerName") == self.input.controller_name;
         let foreign = current.iter().filter(|entry| !is_own(entry)).count();
-        let room = PARENTS.saturating_sub(foreign);
+        let room = kept.most.saturating_sub(foreign);
         self.left_out += wanted.len().saturating_sub(room);
         wanted.truncate(room);
         let mut merged = Vec::with_capacity(foreign + wanted.len());
@@ -186,23 +200,23 @@ impl Merge<'_> {
                 merged.push(entry.clone());
                 continue;
             }
-            let reference = self.parent_ref(entry);
-            let ours = wanted.iter_mut().find(|ours| ours.is_some_and(|ours| self.parent_ref(ours) == reference));
+            let reference = self.reference(kept, entry);
+            let ours = wanted.iter_mut().find(|ours| ours.is_some_and(|ours| self.reference(kept, ours) == reference));
             if let Some(ours) = ours.and_then(Option::take) {
-                let conditions = self.conditions(PARENT_CONDITIONS, entry.get("conditions"), ours.get("conditions"));
+                let conditions = self.conditions(kept.conditions, entry.get("conditions"), ours.get("conditions"));
                 merged.push(overlaid(Some(entry), ours, conditions));
             }
         }
         for ours in wanted.into_iter().flatten() {
-            let conditions = self.conditions(PARENT_CONDITIONS, None, ours.get("conditions"));
+            let conditions = self.conditions(kept.conditions, None, ours.get("conditions"));
             merged.push(overlaid(None, ours, conditions));
         }
         merged.into()
     }
 
-    /// What a parentRef means, with defaults.
-    fn parent_ref(&self, entry: &Value) -> Value {
-        let reference = entry.get("parentRef").unwrap_or(&Value::Null);
+    /// What a parentRef or ancestorRef means, with defaults.
+    fn reference(&self, kept: &Entries, entry: &Value) -> Value {
+        let reference = entry.get(kept.reference).unwrap_or(&Value::Null);
         let or = |field: &str, default: &str| reference.get(field).cloned().unwrap_or_else(|| default.into());
         json!([
             or("group", GATEWAY_GROUP),

@@ -40,7 +40,18 @@ impl SeenStatus {
 impl Seen {
     /// Whether objects of this kind have a status of ours.
     pub(crate) fn has(kind: Kind) -> bool {
-        matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet | Kind::HttpRoute | Kind::GrpcRoute)
+        matches!(
+            kind,
+            Kind::GatewayClass
+                | Kind::Gateway
+                | Kind::ListenerSet
+                | Kind::HttpRoute
+                | Kind::GrpcRoute
+                | Kind::TlsRoute
+                | Kind::TcpRoute
+                | Kind::UdpRoute
+                | Kind::BackendTlsPolicy
+        )
     }
 
     /// Takes note of an object's metadata and status. What is older than what was seen is ignored, unless `right`: then it

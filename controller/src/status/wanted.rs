@@ -29,29 +29,41 @@ impl Wanted {
         differences(&old.listener_sets, &new.listener_sets, |name| mark(dirty, Kind::ListenerSet, name));
         differences(&old.http_routes, &new.http_routes, |name| mark(dirty, Kind::HttpRoute, name));
         differences(&old.grpc_routes, &new.grpc_routes, |name| mark(dirty, Kind::GrpcRoute, name));
+        differences(&old.tls_routes, &new.tls_routes, |name| mark(dirty, Kind::TlsRoute, name));
+        differences(&old.tcp_routes, &new.tcp_routes, |name| mark(dirty, Kind::TcpRoute, name));
+        differences(&old.udp_routes, &new.udp_routes, |name| mark(dirty, Kind::UdpRoute, name));
+        differences(&old.backend_tls_policies, &new.backend_tls_policies, |name| mark(dirty, Kind::BackendTlsPolicy, name));
         let classes = objects.gateway_classes.iter().map(|(name, class)| (named(name), Arc::clone(class))).collect();
         self.judge(Kind::GatewayClass, &classes);
         self.judge(Kind::Gateway, &objects.gateways);
         self.judge(Kind::ListenerSet, &objects.listener_sets);
         self.judge(Kind::HttpRoute, &objects.http_routes);
         self.judge(Kind::GrpcRoute, &objects.grpc_routes);
+        self.judge(Kind::TlsRoute, &objects.tls_routes);
+        self.judge(Kind::TcpRoute, &objects.tcp_routes);
+        self.judge(Kind::UdpRoute, &objects.udp_routes);
+        self.judge(Kind::BackendTlsPolicy, &objects.backend_tls_policies);
         self.is_dirty()
     }
 
     /// What an object's status is to be, if it is the object that was translated and its status is ours to write. `has_ours`:
-    /// whether it has entries of ours, which is asked for a route only.
+    /// whether it has entries of ours, which is asked for a route or a policy only.
     pub(super) fn of(&self, object: &ObjectRef, uid: &str, has_ours: impl FnOnce() -> bool) -> Option<Value> {
         let name = NamespacedName::new(object.namespace.clone().unwrap_or_default(), object.name.as_str());
         if self.uids.get(&object.kind)?.get(&name)? != uid {
             return None;
         }
-        let of_route = |status: Option<Value>| status.or_else(|| has_ours().then(|| json!({"parents": []})));
+        let or_empty = |status: Option<Value>, field: &str| status.or_else(|| has_ours().then(|| json!({field: []})));
         match object.kind {
             Kind::GatewayClass => value(self.statuses.gateway_classes.get(&name.name)),
             Kind::Gateway => value(self.statuses.gateways.get(&name)),
             Kind::ListenerSet => value(self.statuses.listener_sets.get(&name)),
-            Kind::HttpRoute => of_route(value(self.statuses.http_routes.get(&name))),
-            Kind::GrpcRoute => of_route(value(self.statuses.grpc_routes.get(&name))),
+            Kind::HttpRoute => or_empty(value(self.statuses.http_routes.get(&name)), "parents"),
+            Kind::GrpcRoute => or_empty(value(self.statuses.grpc_routes.get(&name)), "parents"),
+            Kind::TlsRoute => or_empty(value(self.statuses.tls_routes.get(&name)), "parents"),
+            Kind::TcpRoute => or_empty(value(self.statuses.tcp_routes.get(&name)), "parents"),
+            Kind::UdpRoute => or_empty(value(self.statuses.udp_routes.get(&name)), "parents"),
+            Kind::BackendTlsPolicy => or_empty(value(self.statuses.backend_tls_policies.get(&name)), "ancestors"),
             _ => None,
         }
     }

@@ -223,9 +223,10 @@ impl Store {
     }
 }
 
-/// The few Gateways, ListenerSets and GatewayClasses keep their status if it is one; the many routes do not.
+/// The few Gateways, ListenerSets and GatewayClasses keep their status if it is one; the many routes and policies do not.
 fn decode_tolerant(kind: Kind, object: Value, status: Option<Value>) -> Result<Object, String> {
-    let status = status.filter(|status| status.is_object() && !matches!(kind, Kind::HttpRoute | Kind::GrpcRoute));
+    let keeps = matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet);
+    let status = status.filter(|status| status.is_object() && keeps);
     if let Some(status) = status {
         let mut whole = object.clone();
         whole["status"] = status;

@@ -13,6 +13,10 @@ pub fn is_relevant(old: &Object, new: &Object) -> bool {
         (O::ListenerSet(old), O::ListenerSet(new)) => old.spec == new.spec,
         (O::HttpRoute(old), O::HttpRoute(new)) => old.spec == new.spec,
         (O::GrpcRoute(old), O::GrpcRoute(new)) => old.spec == new.spec,
+        (O::TlsRoute(old), O::TlsRoute(new)) => old.spec == new.spec,
+        (O::TcpRoute(old), O::TcpRoute(new)) => old.spec == new.spec,
+        (O::UdpRoute(old), O::UdpRoute(new)) => old.spec == new.spec,
+        (O::BackendTlsPolicy(old), O::BackendTlsPolicy(new)) => old.spec == new.spec,
         (O::ReferenceGrant(old), O::ReferenceGrant(new)) => old.spec == new.spec,
         (O::GatewayParameters(old), O::GatewayParameters(new)) => old.spec == new.spec,
         // A namespace is read for its labels; its status tells of its end, as its deletion time does.
@@ -63,6 +67,15 @@ mod tests {
             object
         };
         let route = object(GATEWAY_API, "HTTPRoute", json!({"spec": {}, "status": {"parents": []}}));
+        let stream = |kind: &str| {
+            object(GATEWAY_API, kind, json!({"spec": {"hostnames": ["a.example"], "rules": []}, "status": {"parents": []}}))
+        };
+        let streams = ["TLSRoute", "TCPRoute", "UDPRoute"].map(stream);
+        let policy = object(
+            GATEWAY_API,
+            "BackendTLSPolicy",
+            json!({"spec": {"targetRefs": [], "validation": {"hostname": "a.example"}}, "status": {"ancestors": []}}),
+        );
         let gateway = object(GATEWAY_API, "Gateway", json!({"spec": {"gatewayClassName": "a", "listeners": []}}));
         let set = object(GATEWAY_API, "ListenerSet", json!({"spec": {"parentRef": {"name": "a"}, "listeners": []}}));
         let class = object(GATEWAY_API, "GatewayClass", json!({"spec": {"controllerName": "a/b"}}));
@@ -73,6 +86,13 @@ mod tests {
         let condition = json!([{"type": "Accepted", "status": "True", "reason": "R", "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
         let endpoints = json!([{"addresses": ["10.0.0.1"]}]);
+        let (edge, rule) = (json!({"name": "edge"}), json!([{"backendRefs": [{"name": "a", "port": 53}]}]));
+        let ancestors = json!([{"ancestorRef": edge, "controllerName": "a/b", "conditions": condition}]);
+        for route in &streams {
+            let parents = json!([{"parentRef": edge, "controllerName": "a/b", "conditions": condition}]);
+            assert!(!changed(route, "/status/parents", parents), "{}", route["kind"]);
+            assert!(changed(route, "/spec/rules", rule.clone()), "{}", route["kind"]);
+        }
         for (object, pointer, value, expected) in [
             (&route, "/metadata/resourceVersion", json!("6"), false),
             (&route, "/metadata/managedFields", json!([{"manager": "m"}]), false),
@@ -82,6 +102,8 @@ mod tests {
             (&route, "/metadata/uid", json!("2"), true),
             (&route, "/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z"), true),
             (&route, "/spec/hostnames", json!(["a.example"]), true),
+            (&policy, "/status/ancestors", ancestors, false),
+            (&policy, "/spec/validation/hostname", json!("b.example"), true),
             (&gateway, "/status", json!({"conditions": condition}), false),
             (&gateway, "/spec/gatewayClassName", json!("b"), true),
             (&set, "/status", json!({"conditions": condition}), false),
@@ -91,6 +113,7 @@ mod tests {
             (&service, "/metadata/resourceVersion", json!("6"), false),
             (&service, "/status/loadBalancer", json!({"ingress": [{"ip": "10.0.0.1"}]}), true),
             (&service, "/spec/clusterIP", json!("10.0.0.1"), true),
+            (&service, "/metadata/annotations", json!({"isthmus.dev/proxy-protocol": "v2"}), true),
             (&slice, "/metadata/resourceVersion", json!("6"), false),
             (&slice, "/endpoints", endpoints, true),
             (&secret, "/metadata/resourceVersion", json!("6"), false),

@@ -1,5 +1,6 @@
 //! Objects of the core kinds: what Isthmus reads of them is defaulted and checked; the rest has to have the types that Kubernetes gives it.
 
+mod config_map;
 mod endpoint_slice;
 mod secret;
 mod service;
@@ -60,7 +61,7 @@ pub(crate) fn admit(object: &mut Map<String, Value>, kind: Kind, warnings: &mut 
         Kind::Service => service::admit(object, &mut findings),
         Kind::EndpointSlice => endpoint_slice::admit(object, &mut findings),
         Kind::Secret => secret::admit(object, &mut findings),
-        Kind::ConfigMap => secret::check_keys(object, "data", &mut findings),
+        Kind::ConfigMap => config_map::admit(object, &mut findings),
     }
     findings
 }

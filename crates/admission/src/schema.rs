@@ -162,12 +162,16 @@ struct Version {
     schema: Schema,
 }
 
-static FILES: [File; 6] = [
+static FILES: [File; 10] = [
     file("GatewayClass", include_str!("../schemas/v1.7.0/gatewayclasses.json")),
     file("Gateway", include_str!("../schemas/v1.7.0/gateways.json")),
     file("ListenerSet", include_str!("../schemas/v1.7.0/listenersets.json")),
     file("HTTPRoute", include_str!("../schemas/v1.7.0/httproutes.json")),
     file("GRPCRoute", include_str!("../schemas/v1.7.0/grpcroutes.json")),
+    file("TLSRoute", include_str!("../schemas/v1.7.0/tlsroutes.json")),
+    file("TCPRoute", include_str!("../schemas/v1.7.0/tcproutes.json")),
+    file("UDPRoute", include_str!("../schemas/v1.7.0/udproutes.json")),
+    file("BackendTLSPolicy", include_str!("../schemas/v1.7.0/backendtlspolicies.json")),
     file("ReferenceGrant", include_str!("../schemas/v1.7.0/referencegrants.json")),
 ];
 
@@ -219,6 +223,10 @@ mod tests {
             ("gateway.networking.k8s.io/v1beta1", "HTTPRoute", Some(true)),
             ("gateway.networking.k8s.io/v1", "GRPCRoute", Some(true)),
             ("gateway.networking.k8s.io/v1beta1", "GRPCRoute", None),
+            ("gateway.networking.k8s.io/v1", "UDPRoute", Some(true)),
+            ("gateway.networking.k8s.io/v1alpha2", "UDPRoute", None),
+            ("gateway.networking.k8s.io/v1", "BackendTLSPolicy", Some(true)),
+            ("gateway.networking.k8s.io/v1alpha3", "BackendTLSPolicy", None),
             ("example.com/v1", "Gateway", None),
             ("v1", "Gateway", None),
         ] {

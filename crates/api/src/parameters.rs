@@ -6,6 +6,7 @@
 //! The CRD is `charts/isthmus/files/crds/gatewayparameters.yaml`. A test below compares it with these types;
 //! `UPDATE_EXPECT=1 cargo test -p isthmus-api crd` rewrites it.
 
+mod client;
 mod overlay;
 mod pod;
 mod service;
@@ -17,6 +18,7 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+pub use client::{ClientParameters, ProxyProtocol};
 pub use pod::{AccessLog, Autoscaling, LogLevel, PodDisruptionBudget, Probe, Probes, Resources};
 pub use service::{ExternalTrafficPolicy, ServiceParameters, ServiceType};
 
@@ -51,6 +53,9 @@ pub struct GatewayParametersSpec {
     /// The Service in front of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceParameters>,
+    /// How clients reach the proxies, and what is believed of what proxies before them say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<ClientParameters>,
     /// Whether each pod takes the listeners' ports on its node, whose addresses are then the Gateway's. Default: false. A change of the
     /// listeners' ports restarts the pods, there is at most one pod for a node, and the namespace must admit host ports (the Pod
     /// Security level "privileged"). service.type is ClusterIP then, unless it is set.
@@ -161,6 +166,7 @@ mod tests {
             "resources": {"requests": {"cpu": "100m", "memory": 1}, "limits": {"memory": "1Gi"}},
             "service": {"type": "NodePort", "loadBalancerClass": "x.y/z", "externalTrafficPolicy": "Local",
                 "annotations": {"a": "b"}, "sourceRanges": ["10.0.0.0/8"]},
+            "clients": {"proxyProtocol": "Required", "trustedHops": 2},
             "hostPort": true,
             "addressPools": ["192.0.2.0/28", "2001:db8::1-2001:db8::9"],
             "nodeSelector": {"a": "b"},
@@ -189,6 +195,7 @@ mod tests {
             json!({"accessLog": "File"}),
             json!({"service": {"type": "ExternalName"}}),
             json!({"service": {"externalTrafficPolicy": "Some"}}),
+            json!({"clients": {"proxyProtocol": "Optional"}}),
         ] {
             assert!(serde_json::from_value::<GatewayParametersSpec>(wrong.clone()).is_err(), "{wrong}");
         }

@@ -26,7 +26,7 @@ pub struct Args {
 pub enum Command {
     /// Serve a folder of Gateway API YAML on this machine and follow its edits.
     Run(Run),
-    /// Wait until a cluster says that a Gateway, ListenerSet or route is served at its newest generation.
+    /// Wait until a cluster says that a Gateway, ListenerSet, route or policy is served at its newest generation.
     Wait(Wait),
     /// Print the version.
     Version,
@@ -43,7 +43,7 @@ pub struct Run {
     #[arg(long)]
     pub echo: bool,
 
-    /// Self-signed certificates, made in memory, stand in for missing Secrets of HTTPS listeners.
+    /// Self-signed certificates, made in memory, stand in for missing Secrets of HTTPS and TLS listeners.
     #[arg(long)]
     pub dev_certificates: bool,
 
@@ -91,7 +91,8 @@ pub struct Run {
 /// `isthmus wait`
 #[derive(Debug, clap::Args)]
 pub struct Wait {
-    /// What to wait for: httproute/NAME, grpcroute/NAME, gateway/NAME, listenerset/NAME or gatewayclass/NAME.
+    /// What to wait for: gateway/NAME, listenerset/NAME, gatewayclass/NAME, backendtlspolicy/NAME, or a route of any kind, such as
+    /// httproute/NAME or udproute/NAME.
     #[arg(value_name = "KIND/NAME")]
     pub object: ObjectName,
 
@@ -118,7 +119,17 @@ impl FromStr for ObjectName {
 
     /// The kind as `kubectl` takes it: singular or plural, in any case, with or without its group.
     fn from_str(text: &str) -> Result<Self, String> {
-        const KINDS: [Kind; 5] = [Kind::HttpRoute, Kind::GrpcRoute, Kind::Gateway, Kind::ListenerSet, Kind::GatewayClass];
+        const KINDS: [Kind; 9] = [
+            Kind::HttpRoute,
+            Kind::GrpcRoute,
+            Kind::TlsRoute,
+            Kind::TcpRoute,
+            Kind::UdpRoute,
+            Kind::BackendTlsPolicy,
+            Kind::Gateway,
+            Kind::ListenerSet,
+            Kind::GatewayClass,
+        ];
         let (kind, name) = text.split_once('/').filter(|(_, name)| !name.is_empty()).ok_or("not KIND/NAME")?;
         let kind = kind.to_ascii_lowercase();
         let is_meant = |of: &Kind| {
@@ -197,7 +208,15 @@ mod tests {
             ("gateways.gateway.networking.k8s.io/edge", Ok((Kind::Gateway, "edge"))),
             ("gatewayclass/isthmus", Ok((Kind::GatewayClass, "isthmus"))),
             ("listenerset/team", Ok((Kind::ListenerSet, "team"))),
-            ("service/shop", Err("service is not one of httproute, grpcroute, gateway, listenerset, gatewayclass")),
+            ("tcproutes/db", Ok((Kind::TcpRoute, "db"))),
+            ("udproute/dns", Ok((Kind::UdpRoute, "dns"))),
+            ("backendtlspolicies.gateway.networking.k8s.io/db", Ok((Kind::BackendTlsPolicy, "db"))),
+            (
+                "service/shop",
+                Err(
+                    "service is not one of httproute, grpcroute, tlsroute, tcproute, udproute, backendtlspolicy, gateway, listenerset, gatewayclass",
+                ),
+            ),
             ("httproute/", Err("not KIND/NAME")),
             ("shop", Err("not KIND/NAME")),
         ] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use isthmus_api::core::ByteString;
 use isthmus_api::shared::{ListenerView, TlsMode};
-use isthmus_api::{NamespacedName, Object, ObjectMeta, Objects, Secret};
+use isthmus_api::{Gateway, ListenerSet, NamespacedName, Object, ObjectMeta, Objects, Secret};
 use rcgen::{CertificateParams, DnType, KeyPair};
 
 use crate::message::Message;
@@ -51,17 +51,24 @@ impl Certificates {
 /// The Secrets that are missing, each with the hostnames of its listeners.
 fn wanted(objects: &Objects) -> BTreeMap<NamespacedName, BTreeSet<String>> {
     let mut wanted: BTreeMap<NamespacedName, BTreeSet<String>> = BTreeMap::new();
-    for (gateway_name, gateway) in &objects.gateways {
-        for listener in gateway.spec.listeners.iter().map(ListenerView::from) {
-            let Some(tls) = listener.tls.filter(|tls| tls.mode == TlsMode::Terminate) else { continue };
-            for reference in
-                tls.certificate_refs.iter().filter(|reference| reference.group.is_empty() && reference.kind == "Secret")
-            {
-                let namespace = reference.namespace.as_ref().unwrap_or(&gateway_name.namespace);
-                let name = NamespacedName::new(namespace.clone(), reference.name.clone());
-                if !objects.secrets.contains_key(&name) {
-                    wanted.entry(name).or_default().insert(listener.hostname.unwrap_or("localhost").to_owned());
-                }
+    let of_gateway = |(name, gateway)| {
+        let gateway: &Gateway = gateway;
+        gateway.spec.listeners.iter().map(move |listener| (name, ListenerView::from(listener)))
+    };
+    let of_set = |(name, set)| {
+        let set: &ListenerSet = set;
+        set.spec.listeners.iter().map(move |listener| (name, ListenerView::from(listener)))
+    };
+    let gateways = objects.gateways.iter().map(|(name, gateway)| (name, &**gateway)).flat_map(of_gateway);
+    let sets = objects.listener_sets.iter().map(|(name, set)| (name, &**set)).flat_map(of_set);
+    for (owner, listener) in gateways.chain(sets) {
+        let Some(tls) = listener.tls.filter(|tls| tls.mode == TlsMode::Terminate) else { continue };
+        for reference in tls.certificate_refs.iter().filter(|reference| reference.group.is_empty() && reference.kind == "Secret")
+        {
+            let namespace = reference.namespace.as_ref().unwrap_or(&owner.namespace);
+            let name = NamespacedName::new(namespace.clone(), reference.name.clone());
+            if !objects.secrets.contains_key(&name) {
+                wanted.entry(name).or_default().insert(listener.hostname.unwrap_or("localhost").to_owned());
             }
         }
     }
@@ -101,6 +108,10 @@ mod tests {
         let spec = json!({"gatewayClassName": "x", "listeners": listeners});
         let gateway = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "g", "namespace": "x"}, "spec": spec});
         objects.apply(decode(gateway).unwrap());
+        let tls = json!({"certificateRefs": [{"name": "of-set"}]});
+        let spec = json!({"parentRef": {"name": "g"}, "listeners": [{"name": "d", "port": 8443, "protocol": "TLS", "hostname": "d.example", "tls": tls}]});
+        let set = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "ListenerSet", "metadata": {"name": "s", "namespace": "x"}, "spec": spec});
+        objects.apply(decode(set).unwrap());
         if let Some(name) = secret {
             objects.apply(
                 decode(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "x"}})).unwrap(),
@@ -118,14 +129,15 @@ mod tests {
             texts,
             [
                 "Secret/x/cert is missing: a self-signed certificate for *.b.example, a.example stands in (curl -k)",
+                "Secret/x/of-set is missing: a self-signed certificate for d.example stands in (curl -k)",
                 "Secret/x/other is missing: a self-signed certificate for localhost stands in (curl -k)",
             ]
         );
         assert_eq!(certificates.make(&objects("a.example", None)).0, first, "an edit elsewhere does not change them");
         let (second, _) = certificates.make(&objects("c.example", None));
         assert_ne!(second[0], first[0]);
-        assert_eq!(second[1], first[1]);
+        assert_eq!(second[1..], first[1..]);
         let (third, _) = certificates.make(&objects("c.example", Some("cert")));
-        assert_eq!(third, [second[1].clone()], "what is written is not made");
+        assert_eq!(third, second[1..], "what is written is not made");
     }
 }

@@ -23,7 +23,10 @@ pub fn check(objects: &Objects, statuses: &Statuses, origins: &BTreeMap<ObjectRe
     messages.extend(sets.filter_map(|(name, set)| detached(objects, name, set, origins)));
     let http = objects.http_routes.iter().map(|(name, route)| (name, RouteView::from(&**route), statuses.http_routes.get(name)));
     let grpc = objects.grpc_routes.iter().map(|(name, route)| (name, RouteView::from(&**route), statuses.grpc_routes.get(name)));
-    for (name, route, status) in http.chain(grpc) {
+    let tls = objects.tls_routes.iter().map(|(name, route)| (name, RouteView::from(&**route), statuses.tls_routes.get(name)));
+    let tcp = objects.tcp_routes.iter().map(|(name, route)| (name, RouteView::from(&**route), statuses.tcp_routes.get(name)));
+    let udp = objects.udp_routes.iter().map(|(name, route)| (name, RouteView::from(&**route), statuses.udp_routes.get(name)));
+    for (name, route, status) in http.chain(grpc).chain(tls).chain(tcp).chain(udp) {
         if status.is_none_or(|status| status.parents.is_empty()) {
             messages.extend(lost(objects, name, &route, origins));
         }

@@ -6,7 +6,11 @@ use isthmus_api::{Kind, ObjectRef};
 use isthmus_dataplane::Report;
 use isthmus_routing::filter::Filter;
 use isthmus_routing::matching::ValueMatch;
-use isthmus_routing::{GrpcMatch, Hostname, HttpMatch, Listener, Matches, PathMatch, Protocol, RouteKey, RouteKind, Rule};
+use isthmus_routing::{
+    GrpcMatch, Hostname, HttpMatch, Listener, Matches, PathMatch, Protocol, RouteKey, RouteKind, Rule, Target,
+};
+
+mod stream;
 
 use crate::message::Place;
 use crate::standalone::View;
@@ -16,7 +20,7 @@ const REQUESTS: usize = 3;
 /// How many routes are looked at for them.
 const CANDIDATES: usize = 50;
 
-/// `curl` lines for the first routes in the order of the files, then the first weight.
+/// Lines for a shell, for the first routes in the order of the files, then the first weight.
 pub fn hints(view: &View, report: &Report) -> Vec<String> {
     let mut routes: Vec<(&RouteKey, Option<Place>, Option<u32>)> = view
         .snapshot
@@ -65,6 +69,19 @@ fn request(view: &View, report: &Report, key: &RouteKey) -> Option<String> {
         Some((open.address, listener, attachment.hostnames.first().or(listener.hostname.as_ref())))
     });
     let (address, listener, hostname) = attached.min_by_key(|(_, listener, _)| listener.protocol)?;
+    if !matches!(key.kind, RouteKind::Http | RouteKind::Grpc) {
+        let backends = route.rules.iter().flat_map(|rule| &rule.backends).filter(|backend| backend.weight > 0);
+        let keys = backends.filter_map(|backend| match &backend.target {
+            Target::Backend(key) => Some(key),
+            Target::Invalid => None,
+        });
+        let peer = keys.map(|key| match key.port {
+            _ if view.echoes.contains(key) => stream::Peer::Echo,
+            53 => stream::Peer::Dns,
+            _ => stream::Peer::Other,
+        });
+        return stream::hint(address, listener, hostname, peer.min()?);
+    }
     let (rule, (path, mut flags)) = route.rules.iter().find_map(|rule| Some((rule, simple(rule)?)))?;
     if rule.filters.iter().any(|filter| matches!(filter, Filter::RequestRedirect(_))) {
         // A redirect says what it has to say in its headers.
@@ -79,7 +96,7 @@ fn simple(rule: &Rule) -> Option<(String, String)> {
     match &rule.matches {
         Matches::Http(matches) => matches.iter().find_map(http),
         Matches::Grpc(matches) => matches.iter().find_map(grpc),
-        // No curl.
+        // Only of streams, which are shown otherwise.
         Matches::Any => None,
     }
 }
@@ -119,13 +136,14 @@ fn grpc(of: &GrpcMatch) -> Option<(String, String)> {
     Some((format!("/{service}/{name}"), flags))
 }
 
+/// Also for a stream that carries HTTP.
 fn curl(address: SocketAddr, listener: &Listener, hostname: Option<&Hostname>, path: &str, flags: &str) -> String {
-    let (scheme, insecure) = if listener.protocol == Protocol::Https { ("https", " -k") } else { ("http", "") };
+    let (scheme, insecure) = if listener.protocol.is_tls() { ("https", " -k") } else { ("http", "") };
     // What no shell has a meaning for.
     let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-~:@%+,=".contains(c));
     let (path, quote) = if is_plain { (path.to_owned(), "") } else { (path.replace('\'', "%27"), "'") };
     let port = address.port();
-    let host = hostname.map(|hostname| hostname.suffix().map_or(hostname.to_string(), |suffix| format!("www{suffix}")));
+    let host = hostname.map(example);
     match host {
         None => format!("curl{insecure}{flags} {quote}{scheme}://{address}{path}{quote}"),
         // Every resolver knows where these are.
@@ -140,6 +158,11 @@ fn curl(address: SocketAddr, listener: &Listener, hostname: Option<&Hostname>, p
             format!("curl{insecure}{flags} --resolve {host}:{port}:{ip} {quote}{scheme}://{host}:{port}{path}{quote}")
         }
     }
+}
+
+/// A host that a hostname stands for.
+fn example(hostname: &Hostname) -> String {
+    hostname.suffix().map_or(hostname.to_string(), |suffix| format!("www{suffix}"))
 }
 
 /// A part of a query.

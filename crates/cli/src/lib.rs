@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod authority;
 pub mod certificates;
 pub mod checks;
 pub mod echo;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use isthmus_routing::filter::Filter;
 use isthmus_routing::filter::redirect::{Redirect, Scheme};
-use isthmus_routing::{Gateway, GatewayKey, Route, RouteKey, Snapshot};
+use isthmus_routing::{Gateway, GatewayKey, Route, RouteKey, Snapshot, Transport};
 
 /// Ports below this one are moved.
 pub const PRIVILEGED: u16 = 1024;
@@ -47,15 +47,16 @@ pub fn shift(snapshot: &Arc<Snapshot>, offset: u16) -> Shifted {
     Shifted { snapshot: Arc::new(moved), collisions }
 }
 
-/// Who listens on an address and port, by the port in the object.
-type Owners = BTreeMap<(IpAddr, u16), (GatewayKey, String, u16)>;
+/// Who listens on an address and port, by the port in the object. One number may be a port of TCP and one of UDP.
+type Owners = BTreeMap<(IpAddr, u16, Transport), (GatewayKey, String, u16)>;
 
 fn natives(snapshot: &Snapshot) -> Owners {
     let mut owners = Owners::new();
     for (key, gateway) in &snapshot.gateways {
         for listener in gateway.listeners.iter().filter(|listener| listener.port >= PRIVILEGED) {
             for address in &gateway.addresses {
-                owners.entry((*address, listener.port)).or_insert_with(|| (key.clone(), listener.name.clone(), listener.port));
+                let socket = (*address, listener.port, listener.protocol.transport());
+                owners.entry(socket).or_insert_with(|| (key.clone(), listener.name.clone(), listener.port));
             }
         }
     }
@@ -74,7 +75,8 @@ fn shift_gateway(
         let (from, to) = (listener.port, shifted(listener.port, offset));
         listener.port = to;
         for address in &addresses {
-            let owner = owners.entry((*address, to)).or_insert_with(|| (key.clone(), listener.name.clone(), from));
+            let socket = (*address, to, listener.protocol.transport());
+            let owner = owners.entry(socket).or_insert_with(|| (key.clone(), listener.name.clone(), from));
             if from < PRIVILEGED && owner.2 != from {
                 let reason = format!(
                     "port {from} moved by {offset} is {to}, which listener {} of {} has on {address}; choose another --port-offset",
@@ -88,12 +90,12 @@ fn shift_gateway(
     });
 }
 
-/// The privileged ports of the Gateways that each route is attached to.
+/// The privileged ports of HTTP and HTTPS of the Gateways that each route is attached to.
 fn reachable(snapshot: &Snapshot) -> BTreeMap<RouteKey, BTreeSet<u16>> {
     let mut ports: BTreeMap<RouteKey, BTreeSet<u16>> = BTreeMap::new();
     for gateway in snapshot.gateways.values() {
-        let own: BTreeSet<u16> =
-            gateway.listeners.iter().map(|listener| listener.port).filter(|port| *port < PRIVILEGED).collect();
+        let http = gateway.listeners.iter().filter(|listener| listener.protocol.is_http());
+        let own: BTreeSet<u16> = http.map(|listener| listener.port).filter(|port| *port < PRIVILEGED).collect();
         for attachment in gateway.listeners.iter().flat_map(|listener| &listener.routes) {
             ports.entry(attachment.route.clone()).or_default().extend(&own);
         }
@@ -183,6 +185,20 @@ mod tests {
                 "Gateway/x/a http: port 80 moved by 8000 is 8080, which listener native of Gateway/x/b has on 127.0.0.1; choose another --port-offset"
             ]
         );
+    }
+
+    #[test]
+    fn a_port_of_udp_is_none_of_tcp() {
+        let udp = |name: &str, port| Listener::new(name, port, Protocol::Udp);
+        let before = Arc::new(snapshot(vec![
+            ("a", "127.0.0.1", vec![listener("tcp", 53, None), udp("udp", 53), listener("native", 8443, None), udp("quic", 443)]),
+            ("b", "127.0.0.1", vec![udp("other", 8053), udp("low", 53)]),
+        ]));
+        let after = shift(&before, 8000);
+        let expected = [("a.tcp", 8053), ("a.native", 8443), ("a.quic", 8443), ("b.other", 8053)];
+        assert_eq!(ports(&after.snapshot), expected.map(|(name, port)| (name.to_owned(), port)));
+        let refused: Vec<_> = after.collisions.keys().map(|(key, name)| format!("{}.{name}", key.name)).collect();
+        assert_eq!(refused, ["a.udp", "b.low"], "UDP against UDP is a collision");
     }
 
     #[test]

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use isthmus_api::status::Statuses;
 use isthmus_api::{ObjectRef, Objects};
-use isthmus_routing::{BackendKey, GatewayKey, Snapshot, Version};
+use isthmus_routing::{BackendKey, GatewayKey, Snapshot, Transport, Version};
 use isthmus_translate::{Address, Options, Translation, translate};
 
+use crate::authority::Authority;
 use crate::certificates::Certificates;
 use crate::checks;
 use crate::echo::{Echo, endpoints};
@@ -61,6 +62,8 @@ pub struct Standalone {
     state: State,
     addresses: Addresses,
     certificates: Certificates,
+    /// Of the echoes; none: there are none, or no key can be made.
+    authority: Option<Arc<Authority>>,
     echoes: BTreeMap<BackendKey, Echo>,
     /// Echoes that are not wanted any more, since when: requests may still be on their way to them.
     retired: Vec<(Instant, Echo)>,
@@ -112,6 +115,7 @@ impl Standalone {
             state: State::default(),
             addresses,
             certificates: Certificates::default(),
+            authority: None,
             echoes: BTreeMap::new(),
             retired: Vec::new(),
             unavailable: BTreeMap::new(),
@@ -158,6 +162,9 @@ impl Standalone {
             secrets.into_iter().for_each(|secret| drop(view.objects.apply(secret)));
             view.messages.extend(messages);
         }
+        if self.settings.echo != Echoes::Off {
+            self.stand_in(&mut view);
+        }
         match self.settings.echo {
             Echoes::Off => {}
             Echoes::Named => view.echoes = endpoints::wanted(&view.objects),
@@ -196,6 +203,21 @@ impl Standalone {
         self.view.statuses = translate(&self.view.objects, &options).statuses;
     }
 
+    /// The authority of the echoes stands in for those that policies name and nobody wrote.
+    fn stand_in(&mut self, view: &mut View) {
+        if self.authority.is_none() {
+            match Authority::new() {
+                Ok(authority) => self.authority = Some(Arc::new(authority)),
+                Err(error) => view.messages.push(Message::warning(None, format!("echo servers have no certificates: {error}"))),
+            }
+        }
+        if let Some(authority) = &self.authority {
+            let (config_maps, messages) = authority.stand_in(&view.objects);
+            config_maps.into_iter().for_each(|object| drop(view.objects.apply(object)));
+            view.messages.extend(messages);
+        }
+    }
+
     /// Starts the echoes that are wanted, stops the others, and leads the Services to them.
     async fn echo(&mut self, view: &mut View) {
         let wanted = endpoints::wanted(&view.objects);
@@ -206,7 +228,13 @@ impl Standalone {
             if self.echoes.contains_key(&key) {
                 continue;
             }
-            match Echo::start(endpoints::identity(&key)).await {
+            let identity = endpoints::identity(&key);
+            let started = match (key.transport, &self.authority) {
+                (Transport::Tcp, Some(authority)) => Echo::start_signed(identity, Arc::clone(authority)).await,
+                (Transport::Tcp, None) => Echo::start(identity).await,
+                (Transport::Udp, _) => Echo::start_udp(identity).await,
+            };
+            match started {
                 Ok(echo) => drop(self.echoes.insert(key, echo)),
                 Err(error) => view.messages.push(Message::fault(None, format!("{key}: its echo server has no socket: {error}"))),
             }

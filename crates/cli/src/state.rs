@@ -130,7 +130,12 @@ fn same_spec(a: &Object, b: &Object) -> bool {
         (Object::GatewayClass(a), Object::GatewayClass(b)) => a.spec == b.spec,
         (Object::Gateway(a), Object::Gateway(b)) => a.spec == b.spec,
         (Object::HttpRoute(a), Object::HttpRoute(b)) => a.spec == b.spec,
+        (Object::ListenerSet(a), Object::ListenerSet(b)) => a.spec == b.spec,
         (Object::GrpcRoute(a), Object::GrpcRoute(b)) => a.spec == b.spec,
+        (Object::TlsRoute(a), Object::TlsRoute(b)) => a.spec == b.spec,
+        (Object::TcpRoute(a), Object::TcpRoute(b)) => a.spec == b.spec,
+        (Object::UdpRoute(a), Object::UdpRoute(b)) => a.spec == b.spec,
+        (Object::BackendTlsPolicy(a), Object::BackendTlsPolicy(b)) => a.spec == b.spec,
         (Object::ReferenceGrant(a), Object::ReferenceGrant(b)) => a.spec == b.spec,
         _ => false,
     }
@@ -142,7 +147,12 @@ fn metadata_mut(object: &mut Object) -> Option<&mut ObjectMeta> {
         Object::GatewayClass(object) => &mut Arc::make_mut(object).metadata,
         Object::Gateway(object) => &mut Arc::make_mut(object).metadata,
         Object::HttpRoute(object) => &mut Arc::make_mut(object).metadata,
+        Object::ListenerSet(object) => &mut Arc::make_mut(object).metadata,
         Object::GrpcRoute(object) => &mut Arc::make_mut(object).metadata,
+        Object::TlsRoute(object) => &mut Arc::make_mut(object).metadata,
+        Object::TcpRoute(object) => &mut Arc::make_mut(object).metadata,
+        Object::UdpRoute(object) => &mut Arc::make_mut(object).metadata,
+        Object::BackendTlsPolicy(object) => &mut Arc::make_mut(object).metadata,
         Object::ReferenceGrant(object) => &mut Arc::make_mut(object).metadata,
         _ => return None,
     })
@@ -214,6 +224,38 @@ mod tests {
                 generation,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn every_kind_with_a_generation_counts_its_changes() {
+        let backend = "{backendRefs: [{name: a, port: PORT}]}";
+        for (kind, spec) in [
+            ("GatewayClass", "{controllerName: a/bPORT}".to_owned()),
+            ("Gateway", "{gatewayClassName: c, listeners: [{name: l, port: PORT, protocol: TCP}]}".to_owned()),
+            ("ListenerSet", "{parentRef: {name: g}, listeners: [{name: l, port: PORT, protocol: UDP}]}".to_owned()),
+            ("HTTPRoute", format!("{{rules: [{backend}]}}")),
+            ("GRPCRoute", format!("{{rules: [{backend}]}}")),
+            ("TLSRoute", format!("{{hostnames: [a.example], rules: [{backend}]}}")),
+            ("TCPRoute", format!("{{rules: [{backend}]}}")),
+            ("UDPRoute", format!("{{rules: [{backend}]}}")),
+            (
+                "BackendTLSPolicy",
+                "{targetRefs: [{group: '', kind: Service, name: a}], validation: {hostname: hPORT.example, wellKnownCACertificates: System}}"
+                    .to_owned(),
+            ),
+            ("ReferenceGrant", "{from: [{group: '', kind: Service, namespace: nPORT}], to: [{group: '', kind: Secret}]}".to_owned()),
+        ] {
+            let text = |port: &str| {
+                let spec = spec.replace("PORT", port);
+                format!("apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n")
+            };
+            let mut state = State::default();
+            let generations = ["80", "80", "81"].map(|port| {
+                take(&mut state, &[("a.yaml", &file(&text(port)))]);
+                state.known.values().next().and_then(|object| object.metadata().generation)
+            });
+            assert_eq!(generations, [Some(1), Some(1), Some(2)], "{kind}");
         }
     }
 

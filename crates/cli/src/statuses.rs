@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use isthmus_api::shared::ParentRef;
 use isthmus_api::status::{Condition, ConditionStatus, Statuses};
 use isthmus_api::{Kind, NamespacedName, ObjectMeta, ObjectRef, Objects};
 
@@ -56,6 +57,22 @@ pub fn objects(statuses: &Statuses, objects: &Objects, now: &str) -> Vec<Value> 
         let metadata = objects.grpc_routes.get(name).map_or(&none, |route| &route.metadata);
         documents.push(document(Kind::GrpcRoute, metadata, status, now));
     }
+    for (name, status) in &statuses.tls_routes {
+        let metadata = objects.tls_routes.get(name).map_or(&none, |route| &route.metadata);
+        documents.push(document(Kind::TlsRoute, metadata, status, now));
+    }
+    for (name, status) in &statuses.tcp_routes {
+        let metadata = objects.tcp_routes.get(name).map_or(&none, |route| &route.metadata);
+        documents.push(document(Kind::TcpRoute, metadata, status, now));
+    }
+    for (name, status) in &statuses.udp_routes {
+        let metadata = objects.udp_routes.get(name).map_or(&none, |route| &route.metadata);
+        documents.push(document(Kind::UdpRoute, metadata, status, now));
+    }
+    for (name, status) in &statuses.backend_tls_policies {
+        let metadata = objects.backend_tls_policies.get(name).map_or(&none, |policy| &policy.metadata);
+        documents.push(document(Kind::BackendTlsPolicy, metadata, status, now));
+    }
     documents
 }
 
@@ -96,32 +113,51 @@ pub fn problems(statuses: &Statuses) -> Vec<Problem> {
             note(object(Kind::ListenerSet, name), Some(&format!("listener {}", listener.name)), &listener.conditions);
         }
     }
-    let http = statuses.http_routes.iter().map(|(name, status)| (Kind::HttpRoute, name, status));
-    let grpc = statuses.grpc_routes.iter().map(|(name, status)| (Kind::GrpcRoute, name, status));
-    for (kind, name, status) in http.chain(grpc) {
+    let routes = [
+        (Kind::HttpRoute, &statuses.http_routes),
+        (Kind::GrpcRoute, &statuses.grpc_routes),
+        (Kind::TlsRoute, &statuses.tls_routes),
+        (Kind::TcpRoute, &statuses.tcp_routes),
+        (Kind::UdpRoute, &statuses.udp_routes),
+    ];
+    for (kind, name, status) in
+        routes.into_iter().flat_map(|(kind, of)| of.iter().map(move |(name, status)| (kind, name, status)))
+    {
         for parent in &status.parents {
-            let namespace = parent.parent_ref.namespace.as_ref().unwrap_or(&name.namespace);
-            let to = NamespacedName::new(namespace.clone(), parent.parent_ref.name.clone());
-            let kind_of_parent = match parent.parent_ref.kind.as_str() {
-                "Gateway" => String::new(),
-                other => format!("{other} "),
-            };
-            let section = parent.parent_ref.section_name.as_ref().map(|section| format!(" {section}")).unwrap_or_default();
-            note(object(kind, name), Some(&format!("parent {kind_of_parent}{to}{section}")), &parent.conditions);
+            note(object(kind, name), Some(&format!("parent {}", referred(&parent.parent_ref, name))), &parent.conditions);
+        }
+    }
+    for (name, status) in &statuses.backend_tls_policies {
+        for ancestor in &status.ancestors {
+            let part = format!("ancestor {}", referred(&ancestor.ancestor_ref, name));
+            note(object(Kind::BackendTlsPolicy, name), Some(&part), &ancestor.conditions);
         }
     }
     problems
+}
+
+/// What an object of this name refers to: `shop/edge https`, `ListenerSet shop/team`.
+fn referred(reference: &ParentRef, from: &NamespacedName) -> String {
+    let namespace = reference.namespace.as_ref().unwrap_or(&from.namespace);
+    let to = NamespacedName::new(namespace.clone(), reference.name.clone());
+    let kind = match reference.kind.as_str() {
+        "Gateway" => String::new(),
+        other => format!("{other} "),
+    };
+    let section = reference.section_name.as_ref().map(|section| format!(" {section}")).unwrap_or_default();
+    format!("{kind}{to}{section}")
 }
 
 fn object(kind: Kind, name: &NamespacedName) -> ObjectRef {
     ObjectRef { kind, namespace: Some(name.namespace.clone()), name: name.name.clone() }
 }
 
-/// Most conditions are good when they hold; these are good when they do not. Overlapping certificates are worth knowing but no fault.
+/// Most conditions are good when they hold; these are good when they do not. Overlapping certificates, and clients whose certificate is
+/// not verified because the Gateway says so, are worth knowing but no fault.
 fn is_good(condition: &Condition) -> bool {
     match condition.r#type.as_str() {
         "Conflicted" | "PartiallyInvalid" | "UnresolvedRefs" => condition.status != ConditionStatus::True,
-        "OverlappingTLSConfig" => true,
+        "OverlappingTLSConfig" | "InsecureFrontendValidationMode" => true,
         _ => condition.status == ConditionStatus::True,
     }
 }
@@ -175,9 +211,9 @@ fn set_times(value: &mut Value, now: &str) {
 
 #[cfg(test)]
 mod tests {
-    use isthmus_api::shared::ParentRef;
     use isthmus_api::status::{
-        GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteParentStatus, RouteStatus,
+        GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, PolicyAncestorStatus, PolicyStatus,
+        RouteParentStatus, RouteStatus,
     };
 
     use super::*;
@@ -200,6 +236,12 @@ mod tests {
                 condition("ResolvedRefs", False, "BackendNotFound"),
                 condition("PartiallyInvalid", True, "Unsupported"),
             ],
+        };
+        let of_route = |conditions| RouteStatus { parents: vec![RouteParentStatus { conditions, ..parent.clone() }] };
+        let ancestor = PolicyAncestorStatus {
+            ancestor_ref: serde_json::from_value(json!({"namespace": "infra", "name": "edge"})).unwrap(),
+            controller_name: "c".into(),
+            conditions: vec![condition("Accepted", False, "NoValidCACertificate")],
         };
         Statuses {
             gateway_classes: [(
@@ -233,8 +275,11 @@ mod tests {
             )]
             .into(),
             http_routes: [(name.clone(), RouteStatus { parents: vec![parent.clone()] })].into(),
-            grpc_routes: [(name, RouteStatus { parents: vec![RouteParentStatus { conditions: vec![], ..parent }] })].into(),
-            ..Statuses::default()
+            grpc_routes: [(name.clone(), of_route(vec![]))].into(),
+            tls_routes: [(name.clone(), of_route(vec![condition("Accepted", False, "NoMatchingListenerHostname")]))].into(),
+            tcp_routes: [(name.clone(), of_route(vec![condition("ResolvedRefs", True, "ResolvedRefs")]))].into(),
+            udp_routes: [(name.clone(), of_route(vec![condition("ResolvedRefs", False, "InvalidKind")]))].into(),
+            backend_tls_policies: [(name, PolicyStatus { ancestors: vec![ancestor] })].into(),
         }
     }
 
@@ -250,6 +295,9 @@ mod tests {
                 "ListenerSet/x/n (listener http): Conflicted=True HostnameConflict: m",
                 "HTTPRoute/x/n (parent x/n http): ResolvedRefs=False BackendNotFound: m",
                 "HTTPRoute/x/n (parent x/n http): PartiallyInvalid=True Unsupported: m",
+                "TLSRoute/x/n (parent x/n http): Accepted=False NoMatchingListenerHostname: m",
+                "UDPRoute/x/n (parent x/n http): ResolvedRefs=False InvalidKind: m",
+                "BackendTLSPolicy/x/n (ancestor infra/edge): Accepted=False NoValidCACertificate: m",
             ]
         );
     }
@@ -261,7 +309,9 @@ mod tests {
         held.apply(isthmus_api::decode(class).unwrap());
         let documents = objects(&statuses(), &held, "2026-01-02T03:04:05Z");
         let kinds: Vec<_> = documents.iter().map(|document| document["kind"].as_str().unwrap()).collect();
-        assert_eq!(kinds, ["GatewayClass", "Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute"]);
+        let all = "GatewayClass Gateway ListenerSet HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute BackendTLSPolicy";
+        assert_eq!(kinds.join(" "), all);
+        assert_eq!(documents[8]["status"]["ancestors"][0]["conditions"][0]["lastTransitionTime"], "2026-01-02T03:04:05Z");
         assert_eq!(
             documents[0],
             json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "c", "generation": 3}, "status": {"conditions": [
@@ -273,6 +323,6 @@ mod tests {
         let back: Vec<Value> = serde_saphyr::from_multiple(&yaml).unwrap();
         assert_eq!(back, documents);
         let list: Value = serde_json::from_str(&render(&documents, Format::Json).unwrap()).unwrap();
-        assert_eq!(list["items"].as_array().unwrap().len(), 5);
+        assert_eq!(list["items"].as_array().unwrap().len(), 9);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use isthmus_dataplane::{ListenerReport, Report};
-use isthmus_routing::{GatewayKey, Listener};
+use isthmus_routing::{GatewayKey, Listener, Protocol};
 
 use crate::hints;
 use crate::message::Severity;
@@ -123,7 +123,7 @@ fn listeners(view: &View, report: &Report) -> Vec<Line> {
         for listener in &gateway.listeners {
             for address in &gateway.addresses {
                 let socket = SocketAddr::new(*address, listener.socket_port());
-                let (style, state) = state(found.get(&(key, listener.name.as_str(), socket)).copied());
+                let (style, state) = state(listener, found.get(&(key, listener.name.as_str(), socket)).copied());
                 rows.push(row(key, listener, socket, &state));
                 styles.push(style);
             }
@@ -137,7 +137,11 @@ fn listeners(view: &View, report: &Report) -> Vec<Line> {
 
 fn row(key: &GatewayKey, listener: &Listener, socket: SocketAddr, state: &str) -> Vec<String> {
     let scheme = listener.protocol.as_str().to_ascii_lowercase();
-    let hosts = listener.hostname.as_ref().map_or("any host".to_owned(), ToString::to_string);
+    let hosts = match (listener.protocol, &listener.hostname) {
+        (Protocol::Tcp | Protocol::Udp, _) => "any client".to_owned(),
+        (_, None) => "any host".to_owned(),
+        (_, Some(hostname)) => hostname.to_string(),
+    };
     let routes = match listener.routes.len() {
         1 => "1 route".to_owned(),
         count => format!("{count} routes"),
@@ -145,10 +149,16 @@ fn row(key: &GatewayKey, listener: &Listener, socket: SocketAddr, state: &str) -
     vec![format!("{scheme}://{socket}"), key.to_string(), listener.name.clone(), hosts, routes, state.to_owned()]
 }
 
-fn state(found: Option<&ListenerReport>) -> (Style, String) {
+fn state(listener: &Listener, found: Option<&ListenerReport>) -> (Style, String) {
+    let tls = match (listener.passthrough, &listener.client_validation) {
+        (true, _) => "TLS goes on to the backend",
+        (false, Some(validation)) if validation.optional => "client certificates are asked for",
+        (false, Some(_)) => "client certificates are required",
+        (false, None) => "",
+    };
     match found.map(|found| found.fault.as_deref()) {
         None => (Style::Warning, "opening".to_owned()),
-        Some(None) => (Style::Plain, String::new()),
+        Some(None) => (Style::Plain, tls.to_owned()),
         Some(Some(fault)) => (Style::Bad, format!("NOT OPEN: {fault}")),
     }
 }

@@ -7,17 +7,21 @@ mod choice;
 mod endpoint;
 mod interleave;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use isthmus_routing::{Backend, BackendProtocol};
+use isthmus_routing::{Backend, BackendKey, BackendProtocol, BackendTls, ProxyProtocol, Snapshot};
 
+use crate::upstream::{Caller, UpstreamTls, UpstreamTlsError};
 pub(crate) use endpoint::{EndpointState, InFlight, Wire};
 pub(crate) use interleave::Interleave;
 
 /// A backend with the state of its endpoints.
 #[derive(Debug)]
 pub(crate) struct BackendState {
+    key: BackendKey,
     source: Arc<Backend>,
+    tls: Option<Arc<UpstreamTls>>,
     endpoints: Box<[Arc<EndpointState>]>,
 }
 
@@ -26,25 +30,66 @@ pub(crate) struct BackendState {
 pub(crate) struct Tried(Vec<usize>);
 
 impl BackendState {
-    /// Keeps what is unchanged: the whole state if the backend is the same, else that of each endpoint.
-    pub(crate) fn compile(source: &Arc<Backend>, previous: Option<&Arc<Self>>) -> Arc<Self> {
+    /// Keeps what is unchanged: the whole state if the backend and what verifies it are the same, else that of each endpoint.
+    pub(crate) fn compile(
+        key: &BackendKey,
+        source: &Arc<Backend>,
+        snapshot: &Snapshot,
+        previous: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        let tls = match &source.tls {
+            Some(BackendTls::Verified(validation)) => {
+                let before = previous.and_then(|previous| previous.tls.as_ref());
+                Some(UpstreamTls::compile(key, validation, snapshot, before))
+            }
+            Some(BackendTls::Invalid) | None => None,
+        };
         if let Some(previous) = previous
             && (Arc::ptr_eq(&previous.source, source) || previous.source == *source)
+            && previous.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
         {
             return previous.clone();
         }
-        let kept = |address| {
-            let old = previous?;
-            let position = old.endpoints.binary_search_by(|endpoint| endpoint.address().cmp(address)).ok()?;
-            Some(old.endpoints[position].clone())
+        let how = (tls.as_ref(), source.proxy_protocol);
+        let endpoint = |endpoint: &isthmus_routing::Endpoint| {
+            let before = previous.and_then(|old| {
+                let position = old.endpoints.binary_search_by(|old| old.address().cmp(&endpoint.address)).ok()?;
+                Some(&old.endpoints[position])
+            });
+            EndpointState::compile(endpoint.address, how, before)
         };
-        let mut endpoints: Vec<_> = source
-            .endpoints
-            .iter()
-            .map(|endpoint| kept(&endpoint.address).unwrap_or_else(|| EndpointState::new(endpoint.address)))
-            .collect();
+        let mut endpoints: Vec<_> = source.endpoints.iter().map(endpoint).collect();
         endpoints.sort_by_key(|endpoint| *endpoint.address());
-        Arc::new(Self { source: source.clone(), endpoints: endpoints.into() })
+        Arc::new(Self { key: key.clone(), source: source.clone(), tls, endpoints: endpoints.into() })
+    }
+
+    /// Its name in the configuration.
+    pub(crate) fn key(&self) -> &BackendKey {
+        &self.key
+    }
+
+    /// Whether an endpoint is one of its endpoints.
+    pub(crate) fn has(&self, endpoint: &SocketAddr) -> bool {
+        self.endpoints.binary_search_by(|own| own.address().cmp(endpoint)).is_ok()
+    }
+
+    /// How connections to it are encrypted; none: not at all, unless [`BackendState::is_refused`].
+    pub(crate) fn tls(&self) -> Option<&Arc<UpstreamTls>> {
+        self.tls.as_ref()
+    }
+
+    /// Whether nothing may be sent to it, because its policy cannot be carried out.
+    ///
+    /// > Connections using an invalid
+    /// > CACertificateRef MUST fail, and the client MUST receive an HTTP 5xx error
+    /// > response.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self.source.tls, Some(BackendTls::Invalid))
+    }
+
+    /// What connections to it begin with.
+    pub(crate) fn proxy_protocol(&self) -> Option<ProxyProtocol> {
+        self.source.proxy_protocol
     }
 
     /// What its endpoints speak.
@@ -68,6 +113,31 @@ impl BackendState {
         tried.0.push(position);
         Some(InFlight::new(&self.endpoints[position]))
     }
+
+    /// The same, passing over endpoints whose certificate was refused a moment ago.
+    ///
+    /// # Errors
+    /// When that is true of all of them, or there are none.
+    pub(crate) fn choose_for(&self, caller: &Caller, tried: &mut Tried) -> Result<InFlight, Unchosen> {
+        let mut refused = None;
+        for _ in 0..self.endpoints.len() {
+            let chosen = self.choose(tried).ok_or(Unchosen::Nobody)?;
+            match chosen.recent_failure(caller) {
+                None => return Ok(chosen),
+                failure => refused = failure,
+            }
+        }
+        Err(refused.map_or(Unchosen::Nobody, Unchosen::Refused))
+    }
+}
+
+/// Why no endpoint can be asked.
+#[derive(Debug)]
+pub(crate) enum Unchosen {
+    /// There is none.
+    Nobody,
+    /// All were refused a moment ago; one of the reasons.
+    Refused(Arc<UpstreamTlsError>),
 }
 
 #[cfg(test)]
@@ -76,6 +146,11 @@ mod tests {
 
     use super::*;
 
+    fn compile(backend: &Arc<Backend>, previous: Option<&Arc<BackendState>>) -> Arc<BackendState> {
+        let key = "Service/a/b:80".parse().expect("a key");
+        BackendState::compile(&key, backend, &Snapshot::default(), previous)
+    }
+
     fn backend(ports: &[u16]) -> Arc<Backend> {
         let endpoint = |port: &u16| Endpoint { address: ([10, 0, 0, 1], *port).into() };
         Arc::new(Backend { endpoints: ports.iter().map(endpoint).collect(), ..Backend::default() })
@@ -83,10 +158,10 @@ mod tests {
 
     #[test]
     fn an_equal_backend_keeps_its_state_and_an_edited_one_that_of_its_endpoints() {
-        let first = BackendState::compile(&backend(&[1, 2, 3]), None);
-        let same = BackendState::compile(&backend(&[1, 2, 3]), Some(&first));
+        let first = compile(&backend(&[1, 2, 3]), None);
+        let same = compile(&backend(&[1, 2, 3]), Some(&first));
         assert!(Arc::ptr_eq(&first, &same));
-        let edited = BackendState::compile(&backend(&[2, 3, 4]), Some(&same));
+        let edited = compile(&backend(&[2, 3, 4]), Some(&same));
         assert!(Arc::ptr_eq(&edited.endpoints[0], &first.endpoints[1]));
         assert!(Arc::ptr_eq(&edited.endpoints[1], &first.endpoints[2]));
         assert_eq!(edited.endpoints[2].address().port(), 4);
@@ -94,7 +169,7 @@ mod tests {
 
     #[test]
     fn every_endpoint_is_tried_once_before_one_is_tried_again() {
-        let state = BackendState::compile(&backend(&[1, 2, 3, 4, 5]), None);
+        let state = compile(&backend(&[1, 2, 3, 4, 5]), None);
         for _ in 0..200 {
             let mut tried = Tried::default();
             for round in 1..=3 {
@@ -107,12 +182,12 @@ mod tests {
 
     #[test]
     fn nobody_is_chosen_of_none() {
-        assert!(BackendState::compile(&backend(&[]), None).choose(&mut Tried::default()).is_none());
+        assert!(compile(&backend(&[]), None).choose(&mut Tried::default()).is_none());
     }
 
     #[test]
     fn the_busy_endpoint_gets_less_and_idle_ones_share_evenly() {
-        let state = BackendState::compile(&backend(&[1, 2, 3, 4]), None);
+        let state = compile(&backend(&[1, 2, 3, 4]), None);
         let busy: Vec<_> = (0..100).map(|_| InFlight::new(&state.endpoints[0])).collect();
         let mut counts = [0; 4];
         for _ in 0..9000 {

@@ -3,6 +3,7 @@
 //! Compiling keeps from the configuration before whatever is unchanged: the balancer state of an endpoint, a rule with its
 //! counters, a listener with its route table, and a port (by pointer, so that the accepting side sees which ones changed).
 
+mod bind;
 pub(crate) mod listener;
 pub(crate) mod rule;
 
@@ -13,10 +14,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use isthmus_routing::hostname::HostMap;
-use isthmus_routing::{BackendKey, Gateway, GatewayKey, Listener, Protocol, Snapshot, Version};
+use isthmus_routing::{BackendKey, Gateway, GatewayKey, Listener, Snapshot, Version};
 
 use crate::balance::BackendState;
 use crate::telemetry::Telemetry;
+use crate::upstream::ClientCertificate;
+pub(crate) use bind::{Bind, Speech};
 pub(crate) use listener::CompiledListener;
 
 /// The configuration that is served. A request takes it once and keeps it to its end.
@@ -32,7 +35,7 @@ pub(crate) struct Config {
     /// Where Gateways without an address listen.
     addresses: Arc<[IpAddr]>,
     /// Everything that is listened on.
-    pub(crate) ports: BTreeMap<SocketAddr, Arc<Port>>,
+    pub(crate) ports: BTreeMap<Bind, Arc<Port>>,
     backends: HashMap<BackendKey, Arc<BackendState>, foldhash::fast::RandomState>,
 }
 
@@ -40,12 +43,18 @@ pub(crate) struct Config {
 #[derive(Debug)]
 pub(crate) struct Port {
     /// Where it is listened.
-    pub(crate) address: SocketAddr,
+    pub(crate) bind: Bind,
     /// Whose port it is.
     pub(crate) gateway: GatewayKey,
-    /// What is spoken on it.
-    pub(crate) protocol: Protocol,
-    /// The listeners by hostname: the most specific one takes a request and no other answers for it.
+    /// How what comes on it begins.
+    pub(crate) speech: Speech,
+    /// Whether connections begin with a header of the PROXY protocol before that.
+    pub(crate) proxy_protocol: bool,
+    /// How many proxies before us tell the truth of clients.
+    pub(crate) trusted_hops: u8,
+    /// What the Gateway shows to backends that ask for a certificate.
+    pub(crate) client_certificate: Option<Arc<ClientCertificate>>,
+    /// The listeners by hostname: the most specific one takes a request or a connection and no other answers for it.
     pub(crate) listeners: HostMap<Arc<CompiledListener>>,
     /// The same in the order of the object.
     pub(crate) all: Vec<Arc<CompiledListener>>,
@@ -79,7 +88,7 @@ impl Config {
         }
         let backend = |(key, backend)| {
             let before = previous.and_then(|previous: &Self| previous.backends.get(key));
-            (BackendKey::clone(key), BackendState::compile(backend, before))
+            (BackendKey::clone(key), BackendState::compile(key, backend, snapshot, before))
         };
         Self {
             version: snapshot.version(),
@@ -110,8 +119,8 @@ pub(crate) struct Sources<'s> {
 
 impl Sources<'_> {
     /// The listener of this name as it was, if the Gateway had it on that port.
-    fn previous_listener(&self, gateway: &GatewayKey, address: &SocketAddr, name: &str) -> Option<&Arc<CompiledListener>> {
-        let port = self.previous?.ports.get(address).filter(|port| port.gateway == *gateway)?;
+    fn previous_listener(&self, gateway: &GatewayKey, bind: &Bind, name: &str) -> Option<&Arc<CompiledListener>> {
+        let port = self.previous?.ports.get(bind).filter(|port| port.gateway == *gateway)?;
         port.all.iter().find(|listener| listener.name() == name)
     }
 }
@@ -125,31 +134,37 @@ fn compile_gateway(
     key: &GatewayKey,
     gateway: &Gateway,
     addresses: &[IpAddr],
-    ports: &mut BTreeMap<SocketAddr, Arc<Port>>,
+    ports: &mut BTreeMap<Bind, Arc<Port>>,
     sources: &Sources<'_>,
 ) {
     let Some(first) = addresses.first() else { return };
-    let mut numbers: Vec<_> = gateway.listeners.iter().map(Listener::socket_port).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    for number in numbers {
+    // The same for all of a Gateway's ports.
+    let before = sources.previous.and_then(|previous| previous.ports.values().find(|port| port.gateway == *key));
+    let before = before.and_then(|port| port.client_certificate.as_ref());
+    let certificate = ClientCertificate::of(gateway, sources.snapshot, before);
+    let place = |listener: &Listener| (listener.socket_port(), listener.protocol.transport());
+    let mut places: Vec<_> = gateway.listeners.iter().map(place).collect();
+    places.sort_unstable();
+    places.dedup();
+    for (number, transport) in places {
+        let bind = |ip: &IpAddr| Bind { address: SocketAddr::new(*ip, number), transport };
         // Compiled once, for all addresses: they differ in nothing else.
-        let on_port = gateway.listeners.iter().filter(|listener| listener.socket_port() == number);
-        let protocol = on_port.clone().map(|listener| listener.protocol).next().unwrap_or(Protocol::Http);
+        let mut on_port = gateway.listeners.iter().filter(|listener| place(listener) == (number, transport)).peekable();
+        let Some(speech) = on_port.peek().map(|listener| Speech::of(listener.protocol)) else { continue };
         let all: Vec<_> = on_port
-            .filter(|listener| listener.protocol == protocol)
+            .filter(|listener| Speech::of(listener.protocol) == speech)
             .map(|listener| {
-                let before = sources.previous_listener(key, &SocketAddr::new(*first, number), &listener.name);
+                let before = sources.previous_listener(key, &bind(first), &listener.name);
                 CompiledListener::compile(key, listener, before, sources)
             })
             .collect();
         for address in addresses {
-            let address = SocketAddr::new(*address, number);
-            let port = Port::compile(address, key, protocol, &all, sources.previous);
-            let taken = ports.entry(address).or_insert_with(|| port.clone());
+            let bind = bind(address);
+            let port = Port::compile(bind, (key, gateway, certificate.as_ref()), speech, &all, sources.previous);
+            let taken = ports.entry(bind).or_insert_with(|| port.clone());
             if taken.gateway != *key {
                 let owner = &taken.gateway;
-                tracing::warn!("{key} cannot have {address}: {owner} has it already. Give one of them another address or port.");
+                tracing::warn!("{key} cannot have {bind}: {owner} has it already. Give one of them another address or port.");
             }
         }
     }
@@ -158,23 +173,26 @@ fn compile_gateway(
 impl Port {
     /// The port that clients dial, which is not the opened one where ports are translated.
     pub(crate) fn dialled(&self) -> u16 {
-        self.all.first().map_or(self.address.port(), |listener| listener.port())
+        self.all.first().map_or(self.bind.address.port(), |listener| listener.port())
     }
 
     fn compile(
-        address: SocketAddr,
-        gateway: &GatewayKey,
-        protocol: Protocol,
+        bind: Bind,
+        (key, gateway, certificate): (&GatewayKey, &Gateway, Option<&Arc<ClientCertificate>>),
+        speech: Speech,
         all: &[Arc<CompiledListener>],
         previous: Option<&Config>,
     ) -> Arc<Self> {
         let same = |port: &&Arc<Self>| {
-            port.gateway == *gateway
-                && port.protocol == protocol
+            port.gateway == *key
+                && port.speech == speech
+                && port.proxy_protocol == gateway.proxy_protocol
+                && port.trusted_hops == gateway.trusted_hops
+                && port.client_certificate.as_ref().map(Arc::as_ptr) == certificate.map(Arc::as_ptr)
                 && port.all.len() == all.len()
                 && port.all.iter().zip(all).all(|(old, new)| Arc::ptr_eq(old, new))
         };
-        if let Some(unchanged) = previous.and_then(|previous| previous.ports.get(&address)).filter(same) {
+        if let Some(unchanged) = previous.and_then(|previous| previous.ports.get(&bind)).filter(same) {
             return unchanged.clone();
         }
         let mut listeners = HostMap::default();
@@ -182,7 +200,16 @@ impl Port {
         for listener in all.iter().rev() {
             listeners.insert(listener.hostname(), listener.clone());
         }
-        Arc::new(Self { address, gateway: gateway.clone(), protocol, listeners, all: all.to_vec() })
+        Arc::new(Self {
+            bind,
+            gateway: key.clone(),
+            speech,
+            proxy_protocol: gateway.proxy_protocol,
+            trusted_hops: gateway.trusted_hops,
+            client_certificate: certificate.cloned(),
+            listeners,
+            all: all.to_vec(),
+        })
     }
 }
 

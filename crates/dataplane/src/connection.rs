@@ -28,8 +28,10 @@ use crate::telemetry::{ConnectionFault, ConnectionGuard};
 pub(crate) struct Connection {
     /// The address as the Gateway has it: a key of `Config::ports`, also when the socket takes all addresses.
     pub(crate) local: SocketAddr,
-    /// The client, or the last proxy before us.
+    /// The client, or the last proxy before us; with the PROXY protocol whoever that one says.
     pub(crate) peer: SocketAddr,
+    /// What it dialled: the same address, or the true one where that is all addresses, or what the PROXY protocol says.
+    pub(crate) destination: SocketAddr,
     /// Absent on a plain connection.
     pub(crate) tls: Option<TlsInfo>,
     /// The accepting side's limits.
@@ -42,6 +44,17 @@ pub(crate) struct Connection {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Between whom a connection is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addresses {
+    /// See [`Connection::local`].
+    pub(crate) local: SocketAddr,
+    /// See [`Connection::peer`].
+    pub(crate) peer: SocketAddr,
+    /// See [`Connection::destination`].
+    pub(crate) destination: SocketAddr,
+}
+
 /// What the handshake agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TlsInfo {
@@ -51,6 +64,9 @@ pub(crate) struct TlsInfo {
     pub(crate) version: &'static str,
     /// IANA's name of the cipher suite.
     pub(crate) cipher: &'static str,
+    /// Whose valid certificate the client has shown: its alternative names, then its subject. None: it was not asked, or is served
+    /// without one.
+    pub(crate) client_certificate: Option<Box<str>>,
     /// The protocol that ALPN chose, if the client asked for one.
     pub(crate) alpn: Option<Alpn>,
 }
@@ -66,13 +82,13 @@ pub(crate) enum Alpn {
 
 impl Connection {
     pub(crate) fn new(
-        (local, peer): (SocketAddr, SocketAddr),
+        Addresses { local, peer, destination }: Addresses,
         tls: Option<TlsInfo>,
         limits: Arc<Limits>,
         (signals, readiness): (Signals, Arc<Readiness>),
         (metrics, permit): (ConnectionGuard, OwnedSemaphorePermit),
     ) -> Self {
-        Self { local, peer, tls, limits, requests: AtomicU64::new(0), signals, readiness, metrics, _permit: permit }
+        Self { local, peer, destination, tls, limits, requests: AtomicU64::new(0), signals, readiness, metrics, _permit: permit }
     }
 
     /// The connection that a request came on; none for requests that no client sent.

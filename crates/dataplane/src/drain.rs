@@ -77,6 +77,11 @@ impl Closing {
         self.ending.is_closed()
     }
 
+    /// Waits until no connection is left.
+    pub(crate) async fn ended(&self) {
+        self.ending.closed().await;
+    }
+
     /// Waits until no connection is left, then cuts what is left at `deadline`.
     pub(crate) async fn finish(&self, deadline: Duration) {
         if tokio::time::timeout(deadline, self.ending.closed()).await.is_err() {

@@ -11,8 +11,12 @@ mod filter;
 mod limits;
 mod listen;
 mod proxy;
+mod proxy_protocol;
+mod stream;
 mod telemetry;
 mod tls;
+mod udp;
+mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -29,6 +33,7 @@ use crate::connection::serve::Front;
 use crate::drain::{Readiness, State};
 use crate::listen::accept::Context;
 use crate::listen::{Drain, Manager};
+use crate::stream::Streams;
 use crate::telemetry::Telemetry;
 
 pub use crate::limits::Limits;
@@ -181,6 +186,7 @@ impl Dataplane {
         let app = Arc::new(proxy::http_proxy(&options, shared.clone(), telemetry.clone()));
         let context = Context {
             front: Arc::new(Front::new(app, limits.clone())),
+            streams: Streams { config: shared.clone(), telemetry: telemetry.clone(), limits: limits.clone() },
             permits: Arc::new(Semaphore::new(limits.connections)),
             readiness: readiness.clone(),
             limits,

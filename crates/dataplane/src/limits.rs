@@ -55,6 +55,22 @@ pub struct Limits {
     pub http2_connection_window: u32,
     /// Response bytes of one stream that wait for a slow client. 64 KiB; h2 would take 400.
     pub http2_send_buffer: usize,
+    /// How long a TCP or TLS connection without HTTP stays open when nothing goes either way. 1 h as Envoy has it: databases and message
+    /// queues keep silent connections, and peers that vanished are noticed by keepalive.
+    pub stream_idle: Duration,
+    /// The same once one side has ended its half. 5 min, as long as an endpoint may think about a request: what is left is an answer, and
+    /// many programs never notice that the other side has ended.
+    pub stream_half_closed: Duration,
+    /// How long a UDP session lasts when nothing goes either way. 60 s as Envoy has it.
+    pub udp_idle: Duration,
+    /// The same for one that has had one datagram and no answer, as a forged address makes it, and for all of a listener that is going
+    /// away. 10 s: resolvers give up on a question after 5 s.
+    pub udp_unanswered: Duration,
+    /// UDP sessions of one listener on one address, each with a socket of its own. 10,000: past it the oldest one that has had one
+    /// datagram of its client makes room, else the datagram is dropped.
+    pub udp_sessions: usize,
+    /// The same for one client, an IPv4 address or an IPv6 network of 64 bits. 1,000: a tenth, so that one client cannot take all.
+    pub udp_client_sessions: usize,
     /// How long connections of a removed listener may finish their requests. 10 min, Envoy's drain time.
     pub listener_drain: Duration,
     /// How often a listener that could not be opened is tried again. 1 s.
@@ -87,6 +103,12 @@ impl Default for Limits {
             http2_stream_window: 256 * 1024,
             http2_connection_window: 1024 * 1024,
             http2_send_buffer: 64 * 1024,
+            stream_idle: Duration::from_secs(3600),
+            stream_half_closed: Duration::from_secs(300),
+            udp_idle: Duration::from_secs(60),
+            udp_unanswered: Duration::from_secs(10),
+            udp_sessions: 10_000,
+            udp_client_sessions: 1_000,
             listener_drain: Duration::from_secs(600),
             bind_retry: Duration::from_secs(1),
             accept_pause: Duration::from_secs(1),

@@ -8,24 +8,26 @@ pub(crate) mod report;
 pub(crate) mod socket;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use isthmus_routing::{Protocol, Snapshot};
+use isthmus_routing::{Snapshot, Transport};
 use pingora_core::apps::HttpServerApp;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::Report;
-use crate::config::{Config, Port, Shared};
+use crate::config::{Bind, CompiledListener, Config, Port, Shared, Speech};
 use crate::drain::{Closing, State};
-use crate::listen::accept::{Context, Face};
+use crate::listen::accept::{Context, Entrance, Face};
 use crate::telemetry::Telemetry;
-use crate::tls;
+use crate::tls::accept::Taker;
+use crate::{tls, udp};
 
 /// How long connections that were cut may take to notice.
 const CUT: Duration = Duration::from_secs(1);
@@ -44,11 +46,11 @@ pub(crate) struct Manager<A> {
     shared: Shared,
     telemetry: Arc<Telemetry>,
     tls: tls::Listeners,
-    open: BTreeMap<SocketAddr, Open>,
+    open: BTreeMap<Bind, Open>,
     /// Why an address is not open.
-    failed: BTreeMap<SocketAddr, String>,
+    failed: BTreeMap<Bind, String>,
     /// Addresses that are closed and whose connections have not all ended.
-    closing: Vec<Arc<Closing>>,
+    closing: Vec<(Bind, Arc<Closing>)>,
     reports: watch::Sender<Arc<Report>>,
     /// Where Gateways without an address listen.
     addresses: Arc<[IpAddr]>,
@@ -56,10 +58,25 @@ pub(crate) struct Manager<A> {
 
 /// An address that is accepted on.
 struct Open {
-    protocol: Protocol,
+    speech: Speech,
     face: Arc<ArcSwap<Face>>,
     closing: Arc<Closing>,
     accepting: JoinHandle<()>,
+}
+
+/// A socket that is bound.
+enum Socket {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+impl Socket {
+    fn bind(bind: Bind) -> io::Result<Self> {
+        Ok(match bind.transport {
+            Transport::Tcp => Self::Tcp(socket::bind(bind.address)?),
+            Transport::Udp => Self::Udp(socket::bind_udp(bind.address)?),
+        })
+    }
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
@@ -131,8 +148,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
         let fresh = self.bind(&config);
         self.shared.store(config.clone());
         self.telemetry.config_served(config.version);
-        for (address, open) in &self.open {
-            if let Some(port) = config.ports.get(address).filter(|port| port.protocol == open.protocol) {
+        for (bind, open) in &self.open {
+            if let Some(port) = config.ports.get(bind).filter(|port| port.speech == open.speech) {
                 open.face.store(Arc::new(self.face(port)));
             }
         }
@@ -145,60 +162,87 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
     }
 
     /// Opens what is wanted and not open.
-    fn bind(&mut self, config: &Config) -> Vec<(SocketAddr, TcpListener)> {
+    fn bind(&mut self, config: &Config) -> Vec<(Bind, Socket)> {
         self.failed.clear();
         let mut fresh = Vec::new();
-        for address in config.ports.keys().filter(|address| !self.open.contains_key(address)) {
-            match socket::bind(*address) {
-                Ok(listener) => fresh.push((*address, listener)),
+        for bind in config.ports.keys().filter(|bind| !self.open.contains_key(bind)) {
+            match Socket::bind(*bind) {
+                Ok(socket) => fresh.push((*bind, socket)),
                 Err(error) => {
-                    self.failed.insert(*address, socket::explain(*address, &error));
+                    self.give_way(*bind);
+                    self.failed.insert(*bind, socket::explain(bind.address, &error));
                 }
             }
         }
         fresh
     }
 
-    fn start(&mut self, fresh: Vec<(SocketAddr, TcpListener)>, config: &Config) {
-        for (address, listener) in fresh {
-            let Some(port) = config.ports.get(&address) else { continue };
+    /// A socket of datagrams that is only there for its last sessions must not keep a new one from being opened, which is tried again
+    /// soon: their clients begin new sessions with it.
+    fn give_way(&self, wanted: Bind) {
+        let in_the_way = |bind: &Bind| {
+            bind.transport == Transport::Udp && (bind.transport, bind.address.port()) == (wanted.transport, wanted.address.port())
+        };
+        for (_, closing) in self.closing.iter().filter(|(bind, _)| in_the_way(bind)) {
+            closing.cut();
+        }
+    }
+
+    fn start(&mut self, fresh: Vec<(Bind, Socket)>, config: &Config) {
+        for (bind, socket) in fresh {
+            let Some(port) = config.ports.get(&bind) else { continue };
             let face = Arc::new(ArcSwap::from_pointee(self.face(port)));
             let (closing, signals) = Closing::new();
-            let accepting = tokio::spawn(accept::run(listener, address, face.clone(), signals, self.context.clone()));
-            tracing::info!(%address, gateway = %port.gateway, "listening");
-            self.open.insert(address, Open { protocol: port.protocol, face, closing: Arc::new(closing), accepting });
+            let accepting = match socket {
+                Socket::Tcp(listener) => {
+                    tokio::spawn(accept::run(listener, bind.address, face.clone(), signals, self.context.clone()))
+                }
+                Socket::Udp(socket) => {
+                    let limits = self.context.limits.clone();
+                    tokio::spawn(udp::run(socket, bind, self.shared.clone(), face.clone(), signals, limits))
+                }
+            };
+            tracing::info!(address = %bind, gateway = %port.gateway, "listening");
+            self.open.insert(bind, Open { speech: port.speech, face, closing: Arc::new(closing), accepting });
         }
     }
 
     fn face(&self, port: &Port) -> Face {
-        let hosts = || {
-            let listeners = port.all.iter().rev();
-            listeners
-                .filter_map(|listener| Some((listener.hostname(), self.tls.config(&port.gateway, listener.name())?)))
-                .collect()
+        let taker = |listener: &CompiledListener| {
+            if listener.is_passthrough() {
+                return Some(Taker::PassThrough);
+            }
+            let ending = self.tls.config(&port.gateway, listener.name())?;
+            Some(if listener.protocol().is_http() { Taker::Http(ending) } else { Taker::Stream(ending) })
         };
         Face {
-            tls: (port.protocol == Protocol::Https).then(hosts),
+            entrance: match port.speech {
+                Speech::Http => Entrance::Http,
+                Speech::Tls => {
+                    let listeners = port.all.iter().rev();
+                    Entrance::Tls(listeners.filter_map(|listener| Some((listener.hostname(), taker(listener)?))).collect())
+                }
+                Speech::Tcp | Speech::Udp => Entrance::Stream,
+            },
+            proxy_protocol: port.proxy_protocol,
             // The object's port, which is what its owner knows.
-            metrics: self.telemetry.port(&port.gateway, port.all.first().map_or(port.address.port(), |listener| listener.port())),
+            metrics: self.telemetry.port(&port.gateway, port.dialled()),
         }
     }
 
-    /// An address that changes between HTTP and HTTPS is another one: what is connected to it speaks the wrong protocol.
+    /// An address that changes between HTTP, TLS and bare TCP is another one: what is connected to it speaks the wrong protocol.
     async fn close_removed(&mut self, config: &Config) {
-        self.closing.retain(|closing| !closing.is_empty());
-        let stays = |address, open: &Open| config.ports.get(address).is_some_and(|port| port.protocol == open.protocol);
-        let removed: Vec<_> =
-            self.open.iter().filter(|(address, open)| !stays(address, open)).map(|(address, _)| *address).collect();
-        for address in removed {
-            let Some(open) = self.open.remove(&address) else { continue };
-            open.closing.end();
-            // So that the address can be had again from here on.
-            let _ = open.accepting.await;
-            tracing::info!(%address, "closed");
-            let (closing, deadline) = (open.closing.clone(), self.context.limits.listener_drain);
+        self.closing.retain(|(_, closing)| !closing.is_empty());
+        let stays = |bind, open: &Open| config.ports.get(bind).is_some_and(|port| port.speech == open.speech);
+        let removed: Vec<_> = self.open.iter().filter(|(bind, open)| !stays(bind, open)).map(|(bind, _)| *bind).collect();
+        for bind in removed {
+            let Some(open) = self.open.remove(&bind) else { continue };
+            let closing = open.closing.clone();
+            open.end().await;
+            tracing::info!(address = %bind, "closed");
+            self.closing.push((bind, closing.clone()));
+            let deadline = self.context.limits.listener_drain;
             tokio::spawn(async move { closing.finish(deadline).await });
-            self.closing.push(open.closing);
         }
     }
 
@@ -230,32 +274,46 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
 
     /// Closes every address, waits for the connections, and cuts them at `deadline`.
     async fn finish(mut self, deadline: Instant) {
-        for open in std::mem::take(&mut self.open).into_values() {
-            open.closing.end();
-            let _ = open.accepting.await;
-            self.closing.push(open.closing);
+        for (bind, open) in std::mem::take(&mut self.open) {
+            let closing = open.closing.clone();
+            open.end().await;
+            self.closing.push((bind, closing));
         }
         let _ = tokio::time::timeout_at(deadline, self.all_ended()).await;
         self.cut().await;
     }
 
-    /// Every connection holds a permit, from its accept until nobody knows it any more.
+    /// Every connection holds a permit, from its accept until nobody knows it any more, and datagrams have their address's signals.
     async fn all_ended(&self) {
+        for (_, closing) in &self.closing {
+            closing.ended().await;
+        }
         let permits = u32::try_from(self.context.limits.connections).unwrap_or(u32::MAX);
         // Never closed, so this is no error.
         let _ = self.context.permits.acquire_many(permits).await;
     }
 
     async fn cut(mut self) {
-        for open in std::mem::take(&mut self.open).into_values() {
+        for (bind, open) in std::mem::take(&mut self.open) {
             open.closing.cut();
             open.accepting.abort();
-            self.closing.push(open.closing);
+            self.closing.push((bind, open.closing));
         }
-        for closing in &self.closing {
+        for (_, closing) in &self.closing {
             closing.cut();
         }
         let _ = tokio::time::timeout(CUT, self.all_ended()).await;
+    }
+}
+
+impl Open {
+    /// Takes no more. The address of connections can be had again from here on; that of datagrams only when its last session has ended,
+    /// since answers go out by the same socket.
+    async fn end(self) {
+        self.closing.end();
+        if self.speech != Speech::Udp {
+            let _ = self.accepting.await;
+        }
     }
 }
 

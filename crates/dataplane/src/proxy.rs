@@ -22,6 +22,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::HeaderMap;
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, Result};
@@ -75,6 +76,18 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
         attempt::next(ctx).await
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _socket: std::os::fd::RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        attempt::connected(ctx, digest).await
     }
 
     async fn upstream_request_filter(
@@ -192,15 +205,17 @@ fn trailers(reply: &local_response::Reply) -> HeaderMap {
     trailers
 }
 
-fn exchange<'s>(session: &'s Session, ctx: &RequestContext) -> Exchange<'s> {
+fn exchange<'s>(session: &'s Session, ctx: &'s RequestContext) -> Exchange<'s> {
+    let tls = ctx.connection.as_ref().and_then(|connection| connection.tls.as_ref());
     let count = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
     Exchange {
         request: session.req_header(),
         code: answered(session).map_or(0, |status| status.as_u16()),
         bytes_received: count(session.body_bytes_read()),
         bytes_sent: count(session.body_bytes_sent()),
-        client: ctx.connection.as_ref().map(|connection| connection.peer),
+        client: ctx.client.or_else(|| ctx.connection.as_ref().map(|connection| connection.peer)),
         local: ctx.connection.as_ref().map(|connection| connection.local),
-        tls: ctx.connection.as_ref().is_some_and(|connection| connection.tls.is_some()),
+        tls: tls.is_some(),
+        client_certificate: tls.and_then(|tls| tls.client_certificate.as_deref()),
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod access_log;
 pub(crate) mod flags;
 pub(crate) mod metrics;
+pub(crate) mod stream;
 pub(crate) mod trace;
 
 use std::net::SocketAddr;
@@ -19,6 +20,9 @@ use crate::{Options, StartError};
 pub(crate) use flags::Flags;
 pub(crate) use metrics::connection::{ConnectionFault, ConnectionGuard, PortMetrics};
 pub(crate) use metrics::series::{ParentMetrics, RuleMetrics};
+pub(crate) use metrics::stream::{StreamEnd, StreamMetrics};
+pub(crate) use metrics::udp::{UdpDrop, UdpEnd, UdpMetrics};
+pub(crate) use stream::{StreamRecord, StreamSummary};
 pub(crate) use trace::TraceContext;
 
 /// Metrics, access log and spans of one data plane.
@@ -50,6 +54,8 @@ pub(crate) struct RequestRecord {
     pub(crate) upstream_service_time: Option<Duration>,
     /// Tries at endpoints; 0: none was asked.
     pub(crate) attempts: u32,
+    /// Tries at endpoints whose certificate was refused.
+    pub(crate) refused_certificates: u32,
     /// The snapshot that decided.
     pub(crate) config_version: Option<Version>,
     /// The trace that it belongs to.
@@ -73,6 +79,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) local: Option<SocketAddr>,
     /// Whether it came through TLS.
     pub(crate) tls: bool,
+    /// Whose valid certificate the client has shown.
+    pub(crate) client_certificate: Option<&'a str>,
 }
 
 impl Telemetry {
@@ -130,6 +138,14 @@ impl Telemetry {
         }
     }
 
+    /// Tells of a connection without HTTP that is over; once for each for which [`StreamMetrics::began`] was called. Never blocks.
+    pub(crate) fn record_stream(&self, record: &StreamRecord, summary: &StreamSummary) {
+        record.metrics().ended(summary.end, summary.duration);
+        if let Some(log) = &self.access_log {
+            log.write_stream(record, summary);
+        }
+    }
+
     /// A snapshot is served now.
     pub(crate) fn config_served(&self, version: Version) {
         self.metrics.config.served(version, SystemTime::now());
@@ -180,6 +196,7 @@ impl RequestRecord {
             flags: Flags::default(),
             upstream_service_time: None,
             attempts: 0,
+            refused_certificates: 0,
             config_version: None,
             trace,
         }

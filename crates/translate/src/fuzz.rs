@@ -5,7 +5,8 @@ use isthmus_routing::{Attachment, Listener, RouteKey, RouteKind, Snapshot};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::testing::{base, edge, gateway_with, object, options, route, secret, service};
+use crate::graph::listener::kinds;
+use crate::testing::{authority, base, bundle, edge, gateway_with, object, options, route, secret};
 use crate::{Translation, translate};
 
 /// One change: which object, the way down into it, and what is put there (none: it is dropped).
@@ -38,6 +39,9 @@ fn odd() -> impl Strategy<Value = Option<Value>> {
         "HTTP",
         "HTTPS",
         "TCP",
+        "TLS",
+        "UDP",
+        "Passthrough",
         "Exact",
         "Selector",
         "edge",
@@ -50,6 +54,11 @@ fn odd() -> impl Strategy<Value = Option<Value>> {
         "ReplacePrefixMatch",
         "kubernetes.io/wss",
         "ExternalName",
+        "System",
+        "ConfigMap",
+        "URI",
+        "AllowInsecureFallback",
+        "isthmus.dev/min-version",
     ];
     let mut values: Vec<_> = texts.iter().map(|text| Some(Value::from(*text))).collect();
     values.extend([json!(null), json!(true), json!([]), json!({}), json!([[]]), json!("x".repeat(5000))].map(Some));
@@ -99,6 +108,7 @@ fn objects(list: &[Value]) -> Objects {
 
 /// A little of everything that is read.
 fn world() -> Vec<Value> {
+    let authorities = json!({"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}], "mode": "AllowValidOnly"});
     let listeners = json!([
         {"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}, "kinds": [{"kind": "HTTPRoute"}]}},
         {"name": "grpc", "port": 81, "protocol": "HTTP", "hostname": "*.example.com", "allowedRoutes": {"kinds": [{"kind": "GRPCRoute"}]}},
@@ -109,10 +119,20 @@ fn world() -> Vec<Value> {
                 "matchLabels": {"team": "b"}, "matchExpressions": [{"key": "x", "operator": "NotIn", "values": ["y"]}],
             }}},
         },
+        {
+            "name": "tls", "port": 443, "protocol": "TLS", "hostname": "t.example.com",
+            "tls": {"mode": "Terminate", "certificateRefs": [{"name": "tls"}]}, "allowedRoutes": {"kinds": [{"kind": "TLSRoute"}]},
+        },
+        {"name": "passed", "port": 443, "protocol": "TLS", "hostname": "p.example.com", "tls": {"mode": "Passthrough"}},
+        {"name": "tcp", "port": 5432, "protocol": "TCP", "allowedRoutes": {"kinds": [{"kind": "TCPRoute"}]}},
+        {"name": "udp", "port": 5432, "protocol": "UDP", "allowedRoutes": {"namespaces": {"from": "All"}}},
     ]);
     let spec = json!({
         "gatewayClassName": "isthmus", "listeners": listeners, "allowedListeners": {"namespaces": {"from": "All"}}, "addresses": [{"type": "IPAddress", "value": "127.0.0.1"}],
-        "tls": {"frontend": {"default": {}, "perPort": [{"port": 8443, "tls": {}}]}},
+        "tls": {
+            "frontend": {"default": {"validation": authorities}, "perPort": [{"port": 8443, "tls": {}}]},
+            "backend": {"clientCertificateRef": {"name": "tls"}},
+        },
     });
     let mirror = json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "front", "port": 80}, "percent": 5}});
     let add = json!({"add": [{"name": "x-a", "value": "1"}], "set": [{"name": "x-b", "value": "2"}], "remove": ["x-c"]});
@@ -157,6 +177,8 @@ fn world() -> Vec<Value> {
     let more = json!([
         {"name": "http", "port": 80, "protocol": "HTTP", "hostname": "set.example.com", "allowedRoutes": {"namespaces": {"from": "All"}}},
         {"name": "https", "port": 443, "protocol": "HTTPS", "hostname": "*.example.com", "tls": {"certificateRefs": [{"name": "tls2", "namespace": "other"}]}},
+        {"name": "tcp", "port": 6379, "protocol": "TCP"},
+        {"name": "taken", "port": 5432, "protocol": "UDP"},
     ]);
     let set = |name: &str| {
         let spec = json!({"parentRef": {"name": "edge", "namespace": "shop"}, "listeners": more});
@@ -172,7 +194,7 @@ fn world() -> Vec<Value> {
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"name": "front-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "front"}},
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 5353, "protocol": "UDP"}],
         "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true, "serving": true, "terminating": false}}],
     });
     let mut theirs = secret("tls2");
@@ -182,7 +204,14 @@ fn world() -> Vec<Value> {
         gateway_with(spec),
         secret("tls"),
         theirs,
-        service("front", 80),
+        object(
+            "v1",
+            "Service",
+            "shop",
+            "front",
+            json!({}),
+            json!({"ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}),
+        ),
         object(
             "v1",
             "Service",
@@ -202,8 +231,37 @@ fn world() -> Vec<Value> {
             json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "front", "port": 80}]}]}),
         ),
         route("GRPCRoute", "rpc", grpc),
+        route("TLSRoute", "secure", stream(&json!([{"name": "edge", "port": 443}]), 80, &json!(["t.example.com", "*.com"]))),
+        route("TCPRoute", "db", stream(&json!([{"name": "edge"}, {"name": "edge", "sectionName": "tcp"}]), 80, &json!(null))),
+        route("TCPRoute", "db2", stream(&json!([{"name": "edge"}]), 80, &json!(null))),
+        route("UDPRoute", "dns", stream(&json!([{"name": "edge", "sectionName": "udp"}]), 53, &json!(null))),
+        bundle("shop", "ca", Some(&authority())),
+        policy(),
     ]);
     world
+}
+
+/// Of a route of connections or datagrams.
+fn stream(parents: &Value, port: u16, hostnames: &Value) -> Value {
+    let backends = json!([{"name": "front", "port": port, "weight": 3}, {"name": "front", "port": port, "weight": 0}]);
+    let mut spec = json!({"parentRefs": parents, "rules": [{"name": "all", "backendRefs": backends}]});
+    if !hostnames.is_null() {
+        spec["hostnames"] = hostnames.clone();
+    }
+    spec
+}
+
+/// For `Service/shop/front`.
+fn policy() -> Value {
+    let validation = json!({
+        "hostname": "front.example.com", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}],
+        "subjectAltNames": [{"type": "Hostname", "hostname": "a.example.com"}, {"type": "URI", "uri": "spiffe://example.com/front"}],
+    });
+    let spec = json!({
+        "targetRefs": [{"group": "", "kind": "Service", "name": "front"}, {"group": "", "kind": "Service", "name": "front", "sectionName": "http"}],
+        "validation": validation, "options": {"example.com/a": "b"},
+    });
+    object("gateway.networking.k8s.io/v1", "BackendTLSPolicy", "shop", "p", json!({"generation": 1}), spec)
 }
 
 fn bytes(translation: &Translation) -> (String, String) {
@@ -238,14 +296,12 @@ fn the_world_is_whole() {
     let snapshot = &translation.snapshot;
     assert_eq!(
         (snapshot.gateways.len(), snapshot.routes.len(), snapshot.backends.len(), snapshot.certificates.len()),
-        (1, 3, 2, 2)
+        (1, 7, 3, 2)
     );
-    let conditions = translation
-        .statuses
-        .http_routes
-        .values()
-        .chain(translation.statuses.grpc_routes.values())
-        .flat_map(|status| &status.parents);
+    let statuses = &translation.statuses;
+    let streams = statuses.tls_routes.values().chain(statuses.tcp_routes.values()).chain(statuses.udp_routes.values());
+    let routes = statuses.http_routes.values().chain(statuses.grpc_routes.values()).chain(streams);
+    let conditions = routes.flat_map(|status| &status.parents);
     for condition in conditions.flat_map(|parent| &parent.conditions) {
         assert_eq!(condition.status, isthmus_api::status::ConditionStatus::True, "{condition:?}");
     }
@@ -266,8 +322,39 @@ proptest! {
         let first = translate(&objects, &options());
         let again = translate(&objects, &options());
         prop_assert_eq!(bytes(&first), bytes(&again));
+        for listener in first.snapshot.gateways.values().flat_map(|gateway| &gateway.listeners) {
+            let kinds = kinds(listener.protocol);
+            prop_assert!(listener.routes.iter().all(|attachment| kinds.contains(&attachment.route.kind)), "{listener:?}");
+        }
         let parsed: Snapshot = serde_json::from_str(&bytes(&first).0).expect("a snapshot reads what it wrote");
         prop_assert_eq!(&parsed, &*first.snapshot);
+    }
+
+    #[test]
+    fn what_is_wrong_with_tls_leads_neither_to_the_clear_nor_past_validation(mutations in mutations()) {
+        thread_local!(static WORLD: Vec<Value> = world());
+        let mut list = WORLD.with(Clone::clone);
+        for Mutation { object, way, odd } in &mutations {
+            let of_kind = |list: &mut Vec<Value>, kind: &str| list.iter().position(|object| object["kind"] == kind).expect("the world has it");
+            let (kind, field) = [
+                ("BackendTLSPolicy", "/spec/validation"),
+                ("BackendTLSPolicy", "/spec/options"),
+                ("ConfigMap", "/data"),
+                ("Gateway", "/spec/tls/frontend/default/validation/caCertificateRefs"),
+            ][object % 4];
+            let at = of_kind(&mut list, kind);
+            if let Some(inside) = list[at].pointer_mut(field) {
+                mutate(inside, way, odd.as_ref());
+            }
+        }
+        let objects = objects(&list);
+        prop_assume!(objects.backend_tls_policies.len() == 1 && objects.gateways.len() == 1);
+        let snapshot = translate(&objects, &options()).snapshot;
+        let front = "Service/shop/front:80".parse().expect("a backend's name");
+        prop_assert!(snapshot.backends[&front].tls.is_some());
+        for listener in snapshot.gateways[&edge()].listeners.iter().filter(|listener| listener.protocol.is_tls() && !listener.passthrough) {
+            prop_assert!(listener.client_validation.as_ref().is_some_and(|validation| !validation.authorities.is_empty()));
+        }
     }
 
     #[test]

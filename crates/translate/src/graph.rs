@@ -3,7 +3,10 @@
 
 mod attachment;
 pub(crate) mod backend_ref;
+pub(crate) mod backend_tls;
+pub(crate) mod bundle;
 mod certificate;
+pub(crate) mod client_validation;
 pub(crate) mod conflict;
 mod endpoint;
 pub(crate) mod gateway;
@@ -14,6 +17,7 @@ pub(crate) mod listener_set;
 mod parameters;
 mod reference_grant;
 pub(crate) mod route;
+mod tls_options;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,11 +25,13 @@ use std::sync::Arc;
 
 use isthmus_api::shared::RouteView;
 use isthmus_api::{NamespacedName, ObjectRef, Objects};
-use isthmus_routing::{Certificate, CertificateKey, GatewayKey, RouteKey};
+use isthmus_routing::{BackendKey, BackendTls, Bundle, BundleKey, Certificate, CertificateKey, GatewayKey, RouteKey, Transport};
 
 pub(crate) use attachment::ParentNode;
 use attachment::{NamespaceLabels, Parents};
 use backend_ref::Backends;
+use backend_tls::{Policies, PolicyNode, Used};
+use bundle::Bundles;
 use certificate::Certificates;
 pub(crate) use endpoint::Services;
 use gateway::GatewayNode;
@@ -46,10 +52,18 @@ pub(crate) struct Graph<'a> {
     pub(crate) routes: Vec<RouteNode>,
     /// Those that can be served.
     pub(crate) certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
+    /// Those that can be used.
+    pub(crate) bundles: BTreeMap<BundleKey, Arc<Bundle>>,
     pub(crate) services: Services<'a>,
     /// Certificates whose content cannot be read now: a proxy goes on with what it holds.
     pub(crate) kept: BTreeSet<CertificateKey>,
-    /// Secrets that something refers to and may refer to.
+    /// The same of bundles.
+    pub(crate) kept_bundles: BTreeSet<BundleKey>,
+    /// By what they target.
+    pub(crate) policies: Policies<'a>,
+    /// BackendTLSPolicies whose targets are used.
+    pub(crate) backend_tls: BTreeMap<NamespacedName, PolicyNode>,
+    /// Secrets and ConfigMaps that something refers to and may refer to.
     pub(crate) references: BTreeSet<ObjectRef>,
     /// What proxies have acknowledged, if they are asked.
     pub(crate) proof: Option<&'a BTreeMap<GatewayKey, Proof>>,
@@ -63,24 +77,34 @@ impl<'a> Graph<'a> {
         let grants = ReferenceGrants::new(objects);
         let services = Services::new(objects);
         let classes = gateway_class::ours(objects);
+        let policies = Policies::new(objects);
         let mut certificates = Certificates::new(&objects.secrets, &options.unread, &grants);
-        let mut gateways = gateway::ours(objects, &classes, options, &mut certificates);
+        let mut bundles = Bundles::new(objects, &options.unread, &grants);
+        let mut gateways = gateway::ours(objects, &classes, options, &mut certificates, &mut bundles);
         let labels = NamespaceLabels::new(objects);
         let judge = listener_set::Judge { objects, options, labels: &labels };
         let listener_sets = listener_set::join(&judge, &mut gateways, &mut certificates);
-        let (certificates, kept, references) = certificates.into_read();
+        let (certificates, kept, mut references) = certificates.into_read();
         let parents = Parents { gateways: &gateways, listener_sets: &listener_sets };
-        let mut routes = read_routes(objects, &parents, &Backends { services: &services, grants: &grants });
+        let backends = Backends { services: &services, grants: &grants, policies: &policies };
+        let mut routes = read_routes(objects, &parents, &backends);
         claim_listeners(&mut routes, &parents, &labels);
         attachment::attach(&mut routes, &mut gateways);
+        let backend_tls = policies.resolve(&Used::new(&policies, &gateways, &routes), &services, &mut bundles);
+        let (bundles, kept_bundles, of_bundles) = bundles.into_read();
+        references.extend(of_bundles);
         Self {
             classes,
             gateways,
             listener_sets,
             routes,
             certificates,
+            bundles,
             services,
             kept,
+            kept_bundles,
+            policies,
+            backend_tls,
             references,
             proof: options.proof.as_ref(),
             unsupported_version: options.unsupported_version.as_deref(),
@@ -91,6 +115,16 @@ impl<'a> Graph<'a> {
     pub(crate) fn proof(&self, gateway: &GatewayKey) -> Option<Cow<'a, Proof>> {
         let proofs = self.proof?;
         Some(proofs.get(gateway).map_or_else(|| Cow::Owned(Proof::default()), Cow::Borrowed))
+    }
+
+    /// How connections to a backend are encrypted; none: not at all.
+    pub(crate) fn backend_tls(&self, key: &BackendKey) -> Option<BackendTls> {
+        let service = NamespacedName::new(key.namespace.as_str(), key.name.as_str());
+        let found = endpoint::find_port(self.services.get(&service)?, key.port, key.transport);
+        let port = found.and_then(|port| port.name.as_deref());
+        let policy = self.policies.deciding(&service, port).filter(|_| key.transport == Transport::Tcp)?;
+        // One that was not judged is one that nobody knows what to make of.
+        Some(self.backend_tls.get(policy).map_or(BackendTls::Invalid, |node| node.tls.clone()))
     }
 
     /// A route by its key.
@@ -113,7 +147,10 @@ fn of_group(group: &str) -> String {
 fn read_routes(objects: &Objects, parents: &Parents<'_>, backends: &Backends<'_, '_>) -> Vec<RouteNode> {
     let http = objects.http_routes.values().map(|route| RouteView::from(&**route));
     let grpc = objects.grpc_routes.values().map(|route| RouteView::from(&**route));
-    let nameable = http.chain(grpc).filter(|view| is_nameable(&view.namespaced_name()));
+    let tls = objects.tls_routes.values().map(|route| RouteView::from(&**route));
+    let tcp = objects.tcp_routes.values().map(|route| RouteView::from(&**route));
+    let udp = objects.udp_routes.values().map(|route| RouteView::from(&**route));
+    let nameable = http.chain(grpc).chain(tls).chain(tcp).chain(udp).filter(|view| is_nameable(&view.namespaced_name()));
     let mut routes: Vec<_> = nameable.filter_map(|view| route::read(&view, parents, backends)).collect();
     routes.sort_by(|a, b| a.key.cmp(&b.key));
     routes

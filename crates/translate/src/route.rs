@@ -114,7 +114,8 @@ pub(crate) fn rule(route: &RouteKey, from: &RuleView, backends: &Backends<'_, '_
     node
 }
 
-/// A rule that never applies.
+/// A rule that never applies; of a route of connections or datagrams, where nothing can be at fault but what it refers to, one that
+/// leads nowhere yet.
 fn dropped(kind: RouteKind, from: &RuleView) -> Rule {
     Rule {
         name: from.name.clone(),

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use isthmus_routing::{Gateway, Listener, RouteKey, Snapshot};
+use isthmus_api::parameters::ProxyProtocol;
+use isthmus_routing::{Backend, ClientValidation, Gateway, Listener, RouteKey, Snapshot};
 
 use crate::graph::Graph;
 use crate::graph::gateway::GatewayNode;
@@ -18,25 +19,47 @@ pub(crate) fn read(graph: &Graph<'_>) -> Snapshot {
         listeners().flat_map(|listener| &listener.routes).map(|attachment| &attachment.route).collect();
     let routes: BTreeMap<_, _> =
         attached.into_iter().filter_map(|key| Some((key.clone(), graph.route(key)?.route.clone()))).collect();
-    let certificates = listeners()
-        .flat_map(|listener| &listener.certificates)
-        .filter_map(|key| Some((key.clone(), graph.certificates.get(key)?.clone())))
-        .collect();
-    let backends = routes
+    let backends: BTreeMap<_, _> = routes
         .values()
         .flat_map(|route| route.backend_keys())
         .collect::<BTreeSet<_>>()
         .into_iter()
-        .map(|key| (key.clone(), Arc::new(graph.services.backend(key))))
+        .map(|key| {
+            let tls = graph.backend_tls(key);
+            let backend = graph.services.backend(key, tls.is_some());
+            (key.clone(), Arc::new(Backend { tls, ..backend }))
+        })
         .collect();
-    let kept = listeners().flat_map(|listener| &listener.certificates).filter(|key| graph.kept.contains(*key)).cloned().collect();
-    Snapshot { gateways, routes, backends, certificates, kept, ..Snapshot::default() }
+    let of_gateways = gateways.values().filter_map(|gateway| gateway.client_certificate.as_ref());
+    let certificates: BTreeSet<_> = listeners().flat_map(|listener| &listener.certificates).chain(of_gateways).collect();
+    let of_clients = listeners().filter_map(|listener| listener.client_validation.as_ref());
+    let of_clients = of_clients.flat_map(|validation| &validation.authorities);
+    let bundles: BTreeSet<_> = of_clients.chain(backends.values().flat_map(|backend| backend.bundles())).collect();
+    Snapshot {
+        kept: certificates.iter().copied().filter(|key| graph.kept.contains(key)).cloned().collect(),
+        kept_bundles: bundles.iter().copied().filter(|key| graph.kept_bundles.contains(key)).cloned().collect(),
+        certificates: certificates
+            .into_iter()
+            .filter_map(|key| Some((key.clone(), graph.certificates.get(key)?.clone())))
+            .collect(),
+        bundles: bundles.into_iter().filter_map(|key| Some((key.clone(), graph.bundles.get(key)?.clone()))).collect(),
+        gateways,
+        routes,
+        backends,
+    }
 }
 
 /// None if nothing of it can be served.
 fn gateway(node: &GatewayNode) -> Option<Gateway> {
     let listeners: Vec<_> = node.listeners.iter().filter_map(listener).collect();
-    (!listeners.is_empty()).then(|| Gateway { addresses: node.listen(), listeners, ..Gateway::default() })
+    let clients = node.infrastructure.parameters.clients.as_ref();
+    (!listeners.is_empty()).then(|| Gateway {
+        addresses: node.listen(),
+        listeners,
+        client_certificate: node.client_certificate.clone(),
+        proxy_protocol: clients.and_then(|clients| clients.proxy_protocol) == Some(ProxyProtocol::Required),
+        trusted_hops: clients.and_then(|clients| clients.trusted_hops).unwrap_or_default(),
+    })
 }
 
 fn listener(node: &ListenerNode) -> Option<Listener> {
@@ -44,6 +67,12 @@ fn listener(node: &ListenerNode) -> Option<Listener> {
     Some(Listener {
         hostname: node.hostname.clone(),
         certificates: node.certificates.iter().chain(&node.kept).cloned().collect(),
+        passthrough: node.passthrough,
+        client_validation: node.client_validation.as_ref().map(|validation| ClientValidation {
+            authorities: validation.authorities.bundles.clone(),
+            optional: validation.is_optional,
+        }),
+        tls: node.tls.clone(),
         routes: node.attached.clone(),
         ..Listener::new(node.model_name(), port, protocol)
     })

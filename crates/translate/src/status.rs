@@ -5,6 +5,7 @@
 //! > * Implementations MUST always update the `observedGeneration` field of the
 //! >   Condition to the `metadata.generation` of the Gateway at the time of update creation.
 
+mod backend_tls_policy;
 mod gateway;
 mod gateway_class;
 mod listener;
@@ -44,6 +45,11 @@ pub(crate) fn read(graph: &Graph<'_>) -> Statuses {
             .map(|(name, node)| (name.clone(), gateway::status(node, attached(name), graph.proof(&node.key).as_deref())))
             .collect(),
         listener_sets,
+        backend_tls_policies: graph
+            .backend_tls
+            .iter()
+            .map(|(name, node)| (name.clone(), backend_tls_policy::status(node)))
+            .collect(),
         ..Statuses::default()
     };
     for node in &graph.routes {

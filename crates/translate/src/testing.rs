@@ -76,6 +76,20 @@ pub(crate) fn secret(name: &str) -> Value {
     })
 }
 
+/// The certificate of an authority, in PEM form.
+pub(crate) fn authority() -> String {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no name is needed");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    params.self_signed(&key).expect("a certificate").pem()
+}
+
+/// A ConfigMap with this `ca.crt`, or without one.
+pub(crate) fn bundle(namespace: &str, name: &str, content: Option<&str>) -> Value {
+    let data = content.map_or_else(|| json!({}), |content| json!({"ca.crt": content}));
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": data})
+}
+
 pub(crate) fn object(api_version: &str, kind: &str, namespace: &str, name: &str, mut metadata: Value, spec: Value) -> Value {
     metadata["namespace"] = namespace.into();
     metadata["name"] = name.into();

@@ -34,8 +34,8 @@ pub(super) async fn undisturbed() -> &'static Undisturbed {
         stage.at_rest().await;
         scenario::edit(&stage.server).await;
         for (kind, name, expected) in [
-            ("Gateway", "shop/edge", "Accepted=True/Accepted Programmed=True/Programmed"),
-            ("Gateway", "bank/vault", "Accepted=True/Accepted Programmed=True/Programmed"),
+            ("Gateway", "shop/edge", "Accepted=True/Accepted Programmed=True/Programmed ResolvedRefs=True/ResolvedRefs"),
+            ("Gateway", "bank/vault", "Accepted=True/Accepted Programmed=True/Programmed ResolvedRefs=True/ResolvedRefs"),
             (
                 "HTTPRoute",
                 "shop/across",

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::stage::{Controller, Stage};
 use super::{PATIENCE, log, scenario};
 
-const PROGRAMMED: &str = "Accepted=True/Accepted Programmed=True/Programmed";
+const PROGRAMMED: &str = "Accepted=True/Accepted Programmed=True/Programmed ResolvedRefs=True/ResolvedRefs";
 const ROUTE: &str = "Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs isthmus.dev/Programmed=True/Programmed";
 
 async fn begin(bundle: Bundle) -> Stage {

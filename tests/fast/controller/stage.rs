@@ -310,7 +310,8 @@ pub(super) fn quick() -> Election {
 }
 
 /// Kinds that a state is made of.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 19] = [
+    "BackendTLSPolicy",
     "ConfigMap",
     "Deployment",
     "EndpointSlice",
@@ -326,6 +327,9 @@ const KINDS: [&str; 15] = [
     "Secret",
     "Service",
     "ServiceAccount",
+    "TCPRoute",
+    "TLSRoute",
+    "UDPRoute",
 ];
 
 fn without_times(value: &mut Value) {

@@ -116,12 +116,12 @@ async fn port_in_use() {
     assert_eq!(client.response().await.expect("the second listener serves").status, 200);
 }
 
-fn certificate(name: &str) -> Certificate {
+pub(super) fn certificate(name: &str) -> Certificate {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a DNS name");
     Certificate { chain: made.cert.pem(), key: made.signing_key.serialize_pem() }
 }
 
-fn https(ip: std::net::IpAddr, target: SocketAddr, listeners: &[(&str, Option<&str>, &Certificate)]) -> Snapshot {
+pub(super) fn https(ip: std::net::IpAddr, target: SocketAddr, listeners: &[(&str, Option<&str>, &Certificate)]) -> Snapshot {
     let mut snapshot = leads_to(ip, &[target], BackendProtocol::Http);
     for (name, _, certificate) in listeners {
         let key = CertificateKey { namespace: "default".to_owned(), name: (*name).to_owned() };

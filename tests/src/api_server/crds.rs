@@ -17,7 +17,7 @@ pub enum Bundle {
 }
 
 /// Plural, kind, singular-scoped, versions with the storage version last, and the first minor release that has it.
-const KINDS: [(&str, &str, bool, &[&str], u8); 9] = [
+const KINDS: [(&str, &str, bool, &[&str], u8); 10] = [
     ("backendtlspolicies", "BackendTLSPolicy", true, &["v1"], 4),
     ("gatewayclasses", "GatewayClass", false, &["v1beta1", "v1"], 0),
     ("gateways", "Gateway", true, &["v1beta1", "v1"], 0),
@@ -27,6 +27,7 @@ const KINDS: [(&str, &str, bool, &[&str], u8); 9] = [
     ("referencegrants", "ReferenceGrant", true, &["v1", "v1beta1"], 0),
     ("tcproutes", "TCPRoute", true, &["v1"], 6),
     ("tlsroutes", "TLSRoute", true, &["v1"], 5),
+    ("udproutes", "UDPRoute", true, &["v1"], 6),
 ];
 
 impl Bundle {

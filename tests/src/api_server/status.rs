@@ -1,8 +1,9 @@
-//! What every schema says of conditions: a status -> what is wrong with it.
+//! What every schema says of conditions, and of lists that controllers share: a status -> what is wrong with it.
 
 use serde_json::Value;
 
-/// The first fault, in the words of an API server. Only lists named `conditions` are looked at, wherever they are.
+/// The first fault, in the words of an API server. Only lists named `conditions`, `parents` and `ancestors` are looked at, wherever they
+/// are.
 pub(super) fn fault(status: &Value) -> Option<String> {
     walk(status, "status")
 }
@@ -12,11 +13,22 @@ fn walk(value: &Value, path: &str) -> Option<String> {
         Value::Object(object) => object.iter().find_map(|(key, value)| {
             let path = format!("{path}.{key}");
             let own = value.as_array().filter(|_| key == "conditions").and_then(|list| conditions(list, &path));
-            own.or_else(|| walk(value, &path))
+            own.or_else(|| too_many(key, value, &path)).or_else(|| walk(value, &path))
         }),
         Value::Array(list) => list.iter().enumerate().find_map(|(index, value)| walk(value, &format!("{path}[{index}]"))),
         _ => None,
     }
+}
+
+/// The lists of the Gateway API's statuses that hold what several controllers write.
+fn too_many(key: &str, value: &Value, path: &str) -> Option<String> {
+    let most = match key {
+        "parents" => 32,
+        "ancestors" => 16,
+        _ => return None,
+    };
+    let found = value.as_array()?.len();
+    (found > most).then(|| format!("{path}: Too many: {found}: must have at most {most} items"))
 }
 
 fn conditions(list: &[Value], path: &str) -> Option<String> {
@@ -89,6 +101,11 @@ mod tests {
             let found = fault(&json!({"parents": [{"conditions": list}]}));
             assert_eq!(found.is_some(), expected.is_some(), "{found:?}");
             assert!(found.unwrap_or_default().contains(expected.unwrap_or_default()));
+        }
+        for (field, most) in [("parents", 32), ("ancestors", 16)] {
+            let full = |length: usize| fault(&json!({field: vec![json!({"conditions": [condition(json!({}))]}); length]}));
+            assert_eq!(full(most), None);
+            assert_eq!(full(most + 1), Some(format!("status.{field}: Too many: {}: must have at most {most} items", most + 1)));
         }
     }
 }

@@ -7,11 +7,11 @@
 
 mod config;
 mod contender;
-mod figures;
+pub(super) mod figures;
 mod idle;
 mod procfs;
-mod report;
-mod scene;
+pub(super) mod report;
+pub(super) mod scene;
 mod tools;
 mod wrk;
 

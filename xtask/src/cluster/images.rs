@@ -23,14 +23,27 @@ pub(super) fn of_cluster(binaries: &Binaries) -> Result<Vec<PathBuf>, Fault> {
 /// The controller and the gateway of this project, built as they are now.
 pub(super) fn of_project() -> Result<Vec<PathBuf>, Fault> {
     let folder = programs()?;
-    let image = |name: &str, program: &str, user: &str| {
+    let authorities = (system_authorities()?, "etc/ssl/certs/ca-certificates.crt", 0o644);
+    let image = |name: &str, program: &'static str, user: &str, files: &[(PathBuf, &'static str, u32)]| {
         let entrypoint = format!("/{program}");
-        image::build(name, &[(folder.join(program), program, 0o755)], &[&entrypoint], user, &[])
+        let files: Vec<_> = [(folder.join(program), program, 0o755)].into_iter().chain(files.iter().cloned()).collect();
+        image::build(name, &files, &[&entrypoint], user, &[])
     };
     Ok(vec![
-        image(place::CONTROLLER, "isthmus-controller", CONTROLLER_USER)?,
-        image(place::GATEWAY, "isthmus-gateway", GATEWAY_USER)?,
+        image(place::CONTROLLER, "isthmus-controller", CONTROLLER_USER, &[])?,
+        image(place::GATEWAY, "isthmus-gateway", GATEWAY_USER, &[authorities])?,
     ])
+}
+
+/// What `wellKnownCACertificates: System` of a BackendTLSPolicy means in the image.
+fn system_authorities() -> Result<PathBuf, Fault> {
+    process::packages(&["ca-certificates"])?;
+    let bundle = PathBuf::from("/etc/ssl/certs/ca-certificates.crt");
+    if !bundle.is_file() {
+        let what = "is not there, and the gateway's image needs it: install your system's package of CA certificates, or copy its bundle there";
+        return Err(Fault::said(format!("{} {what}", bundle.display())));
+    }
+    Ok(bundle)
 }
 
 /// What containerd has under a name; empty if it has nothing.

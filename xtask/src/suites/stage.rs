@@ -63,15 +63,17 @@ impl Stage {
 
 /// EndpointSlices of a Service in the namespace `default`, whose port is named `main`: one for each endpoint, since each has a port of its own.
 pub(crate) fn endpoint_slices(service: &str, endpoints: &[SocketAddr]) -> String {
-    let slice = |endpoint: &SocketAddr| {
-        format!(
-            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {service}-{port}\n  labels:\n    kubernetes.io/service-name: {service}\n\
-             addressType: IPv4\nendpoints:\n  - addresses: [{address}]\nports:\n  - name: main\n    protocol: TCP\n    port: {port}\n",
-            address = endpoint.ip(),
-            port = endpoint.port(),
-        )
-    };
-    endpoints.iter().map(slice).collect::<Vec<_>>().join("---\n")
+    endpoints.iter().map(|endpoint| endpoint_slice(service, "main", "TCP", *endpoint)).collect::<Vec<_>>().join("---\n")
+}
+
+/// The EndpointSlice of one endpoint, for a port of this name and protocol.
+pub(crate) fn endpoint_slice(service: &str, port: &str, protocol: &str, endpoint: SocketAddr) -> String {
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {service}-{port}-{number}\n  labels:\n    kubernetes.io/service-name: {service}\n\
+         addressType: IPv4\nendpoints:\n  - addresses: [{address}]\nports:\n  - name: {port}\n    protocol: {protocol}\n    port: {number}\n",
+        address = endpoint.ip(),
+        number = endpoint.port(),
+    )
 }
 
 impl Drop for Stage {

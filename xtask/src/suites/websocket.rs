@@ -13,7 +13,7 @@ use crate::suites::{Outcome, tools};
 use crate::workspace;
 
 pub(super) fn run(stage: &Stage) -> Result<Outcome, Fault> {
-    let python = tools::python()?;
+    let python = tools::python("websocket")?;
     let script = workspace::root().join("tests/suites/websocket/peer.py");
     let authority = Authority::new()?;
     let roots = stage.file("authority.pem");

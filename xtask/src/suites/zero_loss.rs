@@ -1,8 +1,10 @@
-//! A strict client that never retries loses nothing: not while the folder is edited, not while one of two instances restarts.
+//! A strict client that never retries loses nothing: not while the folder is edited or certificates are swapped, not while one of two
+//! instances restarts.
 
 mod edit;
 mod latency;
 mod restart;
+mod rotation;
 mod traffic;
 
 use crate::fault::Fault;
@@ -27,6 +29,7 @@ pub(super) fn run(stage: &Stage) -> Result<Outcome, Fault> {
     let gateway = Instance::start(stage, &PORTS, &[])?;
     outcome.count("edits are live in under 50 ms", latency::run(&mut editor, &gateway, &mut notes));
     outcome.count("no request is lost to edits", edits(&mut editor, &gateway, &authority, &mut notes)?);
+    outcome.count("no request is lost to new certificates", rotation::run(stage, &gateway, &authority, &mut notes)?);
     outcome.count("SIGTERM ends it", ended(gateway));
     outcome.count("no request is lost to restarts", restart::run(stage, &authority, RESTARTS, &mut notes)?);
     outcome.notes = notes;

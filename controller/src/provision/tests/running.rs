@@ -106,6 +106,8 @@ async fn a_new_leader_writes_nothing_that_is_there() {
     let second = run(cluster, Role::Follower { leader: None });
     second.want(json!({}), &[80]);
     second.until("known", |run| !run.provisioner.provisioned().borrow().accounts.is_empty()).await;
+    let known = second.provisioner.provisioned().borrow().clone();
+    assert!(known.synced && known.has_own_pods(&key(), Some("u1")), "who leads next knows the pods already: Programmed stays");
     second.cluster.delete(SERVICE);
     assert_eq!(second.quiet().await, 0, "a follower writes nothing");
     second.role.send_replace(Role::Leader);
@@ -132,6 +134,39 @@ async fn what_is_not_ours_is_left_alone_and_told() {
 }
 
 #[tokio::test]
+async fn what_somebody_makes_in_the_same_moment_is_not_applied_over() {
+    for (path, content) in [
+        (ACCOUNT, json!({"apiVersion": "v1", "kind": "ServiceAccount", "secrets": [{"name": "theirs"}]})),
+        (
+            SERVICE,
+            json!({"apiVersion": "v1", "kind": "Service", "spec": {"selector": {"app": "theirs"}, "ports": [{"port": 80}]}}),
+        ),
+    ] {
+        let cluster = Cluster::default();
+        let mut theirs = content;
+        theirs["metadata"] = json!({"name": "isthmus-edge", "namespace": "shop", "managedFields": [{"manager": "kubectl"}]});
+        cluster.put(path, theirs);
+        let before = cluster.get(path).unwrap();
+        cluster.inner.lock().unwrap().unseen = vec![path.to_owned()];
+        let run = run(cluster, Role::Leader);
+        run.want(json!({}), &[80]);
+        run.until("told", |run| !run.faults().is_empty()).await;
+        assert!(run.faults()[0].contains("exists and is not Isthmus's"), "{:?}", run.faults());
+        let mut after = run.cluster.get(path).unwrap();
+        after["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"].clone();
+        assert_eq!(after, before);
+    }
+    let run = run(Cluster::default(), Role::Leader);
+    run.want(json!({}), &[80]);
+    run.until("made", |run| run.cluster.get(BUDGET).is_some()).await;
+    run.want(json!({}), &[81]);
+    run.until("another port", |run| run.cluster.get(SERVICE).unwrap()["spec"]["ports"][0]["port"] == 81).await;
+    let forced: Vec<_> = run.server.calls().into_iter().filter(|call| call.method == "PATCH" && call.path == SERVICE).collect();
+    let forced: Vec<_> = forced.iter().map(|call| call.query.get("force").map(String::as_str) == Some("true")).collect();
+    assert_eq!(forced, [false, true], "only what is known to be ours is forced");
+}
+
+#[tokio::test]
 async fn a_recreated_gateway_waits_for_the_garbage_collector() {
     let run = run(Cluster::default(), Role::Leader);
     run.want(json!({}), &[80]);
@@ -139,13 +174,17 @@ async fn a_recreated_gateway_waits_for_the_garbage_collector() {
     let writes = run.quiet().await;
     let mut later = infrastructure(json!({}), &[80]);
     later.uid = "u2".into();
+    let has_own_pods = |run: &Run, uid| run.provisioner.provisioned().borrow().has_own_pods(&key(), Some(uid));
+    assert!(has_own_pods(&run, "u1") && !has_own_pods(&run, "u2"));
     run.provisioner.want(BTreeMap::from([(key(), later)]), BTreeSet::new());
     assert_eq!(run.quiet().await, writes, "the earlier Gateway's objects are not touched");
     assert!(run.provisioner.provisioned().borrow().accounts.is_empty(), "its account is not the new Gateway's");
+    assert!(!has_own_pods(&run, "u2"), "ready pods are those of the earlier Gateway");
     let paths: Vec<_> = run.cluster.inner.lock().unwrap().objects.keys().cloned().collect();
     paths.iter().for_each(|path| run.cluster.delete(path));
     run.until("made for the new one", |run| run.cluster.get(BUDGET).is_some()).await;
     assert_eq!(run.cluster.get(SERVICE).unwrap()["metadata"]["ownerReferences"][0]["uid"], "u2");
+    run.until("its own", |run| has_own_pods(run, "u2")).await;
 }
 
 #[tokio::test]

@@ -75,6 +75,17 @@ fn conditions_of_an_object() {
             conditions(&[seen("Accepted", "True", 1)]),
         ),
         (
+            "what a Gateway says of its certificates goes when they are gone",
+            1,
+            conditions(&[
+                seen("Accepted", "True", 1),
+                seen("ResolvedRefs", "True", 1),
+                seen("InsecureFrontendValidationMode", "True", 1),
+            ]),
+            vec![ours("Accepted", "True", 1)],
+            conditions(&[seen("Accepted", "True", 1)]),
+        ),
+        (
             "foreign ones keep their place and their content",
             2,
             conditions(&[seen(STALE, "True", 1), seen("Accepted", "True", 1), seen("Ready", "False", 1)]),
@@ -306,6 +317,66 @@ fn http_route_preserve_foreign_status() {
     assert_eq!(patch["parents"].as_array().unwrap().len(), 2);
     assert_eq!(patch["parents"][0]["conditions"][0]["observedGeneration"], 2);
     assert_eq!(patch["parents"][1], seeded);
+}
+
+fn ancestor(controller: &str, ancestor_ref: &Value, conditions: &Value) -> Value {
+    json!({"controllerName": controller, "ancestorRef": ancestor_ref, "conditions": conditions})
+}
+
+#[test]
+fn ancestors_of_a_policy() {
+    let wanted = |name: &str| {
+        let reference = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "infra", "name": name});
+        ancestor(NAME, &reference, &json!([ours("Accepted", "True", 1), ours("ResolvedRefs", "True", 1)]))
+    };
+    let stored = |name: &str, time: &str| {
+        let mut entry = wanted(name);
+        entry["conditions"] = json!([at("Accepted", "True", 1, time), at("ResolvedRefs", "True", 1, time)]);
+        entry
+    };
+    let foreign = |name: &str| ancestor("example.com/other", &json!({"name": name}), &json!([seen("Accepted", "False", 7)]));
+    let mut without = stored("a", THEN);
+    without["ancestorRef"] = json!({"namespace": "infra", "name": "a"});
+    for (what, current, ours, expected) in [
+        ("none yet", json!([]), vec![wanted("a")], json!([stored("a", NOW)])),
+        ("equal", json!([stored("a", THEN)]), vec![wanted("a")], json!("equal")),
+        ("defaults left out", json!([without]), vec![wanted("a")], json!([stored("a", THEN)])),
+        (
+            "those of other controllers stay, also for the same Gateway",
+            json!([foreign("a"), stored("gone", THEN), foreign("b")]),
+            vec![wanted("a")],
+            json!([foreign("a"), foreign("b"), stored("a", NOW)]),
+        ),
+        ("nothing of ours is left", json!([foreign("a"), stored("a", THEN)]), vec![], json!([foreign("a")])),
+    ] {
+        let expected = if expected.is_array() { json!({"ancestors": expected}) } else { expected };
+        let (current, wanted) = (json!({"ancestors": current}), json!({"ancestors": ours}));
+        assert_eq!(told(Kind::BackendTlsPolicy, 1, &current, &wanted), expected, "{what}");
+    }
+    let full: Vec<Value> = (0..15).map(|at| foreign(&at.to_string())).collect();
+    let both = json!({"ancestors": [wanted("a"), wanted("b")]});
+    let Merged::Patch { status, left_out } = merged(Kind::BackendTlsPolicy, 1, &json!({"ancestors": full}), &both) else {
+        panic!("a patch");
+    };
+    assert_eq!((status["ancestors"].as_array().unwrap().len(), left_out), (16, 1));
+    assert!(has_entries_of(NAME, &status.into()) && !has_entries_of(NAME, &json!({"ancestors": full})));
+}
+
+/// The conformance test BackendTLSPolicyPreserveForeignStatus: the entry of another controller survives a change of the spec byte
+/// for byte.
+#[test]
+fn backend_tls_policy_preserve_foreign_status() {
+    let wanted = |generation| json!({"ancestors": [ancestor(NAME, &edge(), &json!([ours("Accepted", "True", generation)]))]});
+    let mut current = told(Kind::BackendTlsPolicy, 1, &Value::Null, &wanted(1));
+    let unmanaged =
+        json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "unmanaged-gateway", "namespace": "shop"});
+    let seeded =
+        ancestor("conformance.gateway.networking.k8s.io/stale-controller", &unmanaged, &json!([seen("Accepted", "True", 1)]));
+    current["ancestors"].as_array_mut().unwrap().push(seeded.clone());
+    let patch = told(Kind::BackendTlsPolicy, 2, &current, &wanted(2));
+    assert_eq!(patch["ancestors"].as_array().unwrap().len(), 2);
+    assert_eq!(patch["ancestors"][0]["conditions"][0]["observedGeneration"], 2);
+    assert_eq!(patch["ancestors"][1], seeded);
 }
 
 #[test]

@@ -8,7 +8,8 @@ use super::default_to;
 use crate::Finding;
 use crate::path::Path;
 
-const BYTES: usize = 1024 * 1024;
+/// What a Secret or a ConfigMap may have at most.
+pub(super) const BYTES: usize = 1024 * 1024;
 
 /// `stringData` becomes `data`; a `kubernetes.io/tls` Secret has to have both of its keys.
 pub(super) fn admit(secret: &mut Map<String, Value>, findings: &mut Vec<Finding>) {

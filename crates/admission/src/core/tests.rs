@@ -116,6 +116,20 @@ fn namespaces_carry_their_name_as_a_label() {
 
 #[test]
 fn config_maps_are_checked() {
-    assert_eq!(faults(object("v1", "ConfigMap", &json!({"data": {"ca.crt": "x"}}))), [""; 0]);
-    assert_eq!(faults(object("v1", "ConfigMap", &json!({"data": {"a b": "x"}}))), ["data[a b]"]);
+    let half = "x".repeat(600 * 1024);
+    for (content, expected) in [
+        (json!({"data": {"ca.crt": "x"}}), &[] as &[&str]),
+        (json!({"binaryData": {"ca.crt": "AA=="}}), &[]),
+        (json!({"data": {"ca.crt": "x"}, "binaryData": {"other": "AA=="}, "immutable": true}), &[]),
+        (json!({"data": {"a b": "x"}}), &["data[a b]"]),
+        (json!({"binaryData": {"..": "AA=="}}), &["binaryData[..]"]),
+        (json!({"data": {"ca.crt": "x"}, "binaryData": {"ca.crt": "AA=="}}), &["data[ca.crt]"]),
+        (json!({"data": {"a": half}}), &[]),
+        (json!({"data": {"a": half, "b": half}}), &[""]),
+        (json!({"binaryData": {"ca.crt": "no base64"}}), &["binaryData.ca.crt"]),
+        (json!({"data": {"ca.crt": 5}}), &["data.ca.crt"]),
+    ] {
+        let said = faults(object("v1", "ConfigMap", &content));
+        assert_eq!(said, expected, "{}", &content.to_string()[..content.to_string().len().min(80)]);
+    }
 }

@@ -273,6 +273,106 @@ fn rules_of_other_kinds_are_checked() {
 }
 
 #[test]
+fn stream_routes_are_held_to_their_crds() {
+    let defaulted = json!({"group": "", "kind": "Service", "name": "db", "port": 5432, "weight": 1});
+    for kind in ["TLSRoute", "TCPRoute", "UDPRoute"] {
+        let spec = |rules: &Value| {
+            let mut spec = json!({"parentRefs": [{"name": "edge"}], "rules": rules});
+            if kind == "TLSRoute" {
+                spec["hostnames"] = json!(["db.example.com"]);
+            }
+            spec
+        };
+        let admitted = admit(object(kind, &spec(&json!([{"backendRefs": [{"name": "db", "port": 5432}]}])))).unwrap();
+        assert_eq!(admitted.object["spec"]["rules"], json!([{"backendRefs": [defaulted]}]), "{kind}");
+        assert_eq!(admitted.object["spec"]["parentRefs"][0]["kind"], "Gateway");
+        assert_eq!(admitted.warnings, []);
+        let backend = json!({"name": "db", "port": 5432});
+        for (rules, expected) in [
+            (json!([]), "spec.rules: Invalid value: 0: spec.rules in body should have at least 1 items"),
+            (
+                json!([{"backendRefs": [backend]}, {"backendRefs": [backend]}]),
+                "spec.rules: Too many: 2: must have at most 1 item",
+            ),
+            (json!([{}]), "spec.rules[0].backendRefs: Required value"),
+            (
+                json!([{"backendRefs": []}]),
+                "spec.rules[0].backendRefs: Invalid value: 0: spec.rules[0].backendRefs in body should have at least 1 items",
+            ),
+            (
+                json!([{"backendRefs": [{"name": "db"}]}]),
+                "spec.rules[0].backendRefs[0]: Invalid value: \"object\": Must have port for Service reference",
+            ),
+        ] {
+            let said = says(kind, &spec(&rules));
+            assert!(said.iter().any(|line| line.starts_with(expected)), "{kind} {rules}: {said:?}");
+        }
+    }
+    let tls = |hostnames: Value| json!({"hostnames": hostnames, "rules": [{"backendRefs": [{"name": "db", "port": 5432}]}]});
+    for (hostnames, expected) in [
+        (json!(null), "spec.hostnames: Required value"),
+        (json!([]), "should have at least 1 items"),
+        (json!(["192.0.2.1"]), "Hostnames cannot contain an IP"),
+        (json!(["a_b.example"]), "Hostnames must be valid based on RFC-1123"),
+        (json!(["a.*.example"]), "Wildcards on hostnames must be the first label"),
+    ] {
+        let said = says("TLSRoute", &tls(hostnames.clone()));
+        assert!(said.iter().any(|line| line.contains(expected)), "{hostnames}: {said:?}");
+    }
+    assert_eq!(says("TLSRoute", &tls(json!(["*.example.com", "a.example.com"]))), [""; 0]);
+}
+
+#[test]
+fn a_backend_tls_policy_is_held_to_its_crd() {
+    let target = json!({"group": "", "kind": "Service", "name": "a"});
+    let validation = json!({"hostname": "a.example", "wellKnownCACertificates": "System"});
+    let with = |field: &str, value: Value| {
+        let mut spec = json!({"targetRefs": [target], "validation": validation});
+        *spec.pointer_mut("/validation").unwrap() = validation.clone();
+        let (parent, name) = field.rsplit_once('/').unwrap();
+        spec.pointer_mut(parent).unwrap().as_object_mut().unwrap().insert(name.to_owned(), value);
+        spec
+    };
+    let bundle = json!([{"group": "", "kind": "ConfigMap", "name": "ca"}]);
+    let named = |section: &str| json!({"group": "", "kind": "Service", "name": "a", "sectionName": section});
+    for fine in [
+        with("/options", json!({"a/b": "c"})),
+        with("/targetRefs", json!([named("x"), named("y")])),
+        with(
+            "/validation/subjectAltNames",
+            json!([{"type": "URI", "uri": "spiffe://a/b"}, {"type": "Hostname", "hostname": "b.example"}]),
+        ),
+        json!({"targetRefs": [target], "validation": {"hostname": "a.example", "caCertificateRefs": bundle}}),
+    ] {
+        assert_eq!(says("BackendTLSPolicy", &fine), [""; 0], "{fine}");
+    }
+    for (spec, expected) in [
+        (with("/targetRefs", json!([])), "should have at least 1 items"),
+        (with("/targetRefs", json!([target, named("x")])), "sectionName must be specified when targetRefs includes 2 or more"),
+        (with("/targetRefs", json!([named("x"), named("x")])), "sectionName must be unique when targetRefs includes 2 or more"),
+        (with("/validation/caCertificateRefs", bundle.clone()), "must not contain both CACertificateRefs and WellKnown"),
+        (
+            json!({"targetRefs": [target], "validation": {"hostname": "a.example"}}),
+            "must specify either CACertificateRefs or WellKnownCACertificates",
+        ),
+        (
+            json!({"targetRefs": [target], "validation": {"wellKnownCACertificates": "System"}}),
+            "spec.validation.hostname: Required value",
+        ),
+        (with("/validation/hostname", json!("*.example")), "spec.validation.hostname"),
+        (with("/validation/subjectAltNames", json!([{"type": "URI"}])), "must contain URI, if Type is set to URI"),
+        (with("/validation/subjectAltNames", json!([{"type": "IP"}])), "Unsupported value: \"IP\""),
+        (
+            with("/validation/subjectAltNames", json!([{"type": "Hostname", "hostname": "a", "uri": "spiffe://a"}])),
+            "must not contain URI, if Type is not set to URI",
+        ),
+    ] {
+        let said = says("BackendTLSPolicy", &spec);
+        assert!(said.iter().any(|line| line.contains(expected)), "{expected}: {said:?}");
+    }
+}
+
+#[test]
 fn what_an_export_has_stays() {
     let mut class = object("GatewayClass", &json!({"controllerName": "example.com/x"}));
     class["apiVersion"] = json!("gateway.networking.k8s.io/v1beta1");

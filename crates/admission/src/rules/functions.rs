@@ -1,6 +1,7 @@
 //! The functions that rules may call: CEL's own, and those of Kubernetes that the CRDs use.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Mutex;
 
 use cel::common::types::{CelBool, CelInt, CelString};
@@ -18,7 +19,19 @@ pub(super) fn environment() -> Env {
 fn declare(environment: &mut Env) -> Result<(), DeclarationError> {
     environment.add_extension(cel::extensions::strings)?;
     cel::add_member_overload!(environment, fn matches: (CelString, CelString) -> Result<CelBool>)?;
+    cel::add_overload!(environment, fn isIP: (CelString) -> Result<CelBool>)?;
     cel::add_overload!(environment, fn duration: (CelString) -> Result<CelInt>)
+}
+
+/// Whether a text is an IP address. A zone, or an address of IPv4 within one of IPv6, makes it none.
+#[expect(non_snake_case, reason = "rules call it so")]
+fn isIP(text: &CelString<'_>) -> Result<CelBool, ExecutionError> {
+    let is_address = match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => true,
+        Ok(IpAddr::V6(address)) => address.to_ipv4_mapped().is_none(),
+        Err(_) => false,
+    };
+    Ok(CelBool::from(is_address))
 }
 
 /// The library's own `matches` compiles the expression at every call. Expressions come from the CRDs, so there are few of them.
@@ -78,6 +91,8 @@ mod tests {
             ("duration('0s') != duration('0ms')", false),
             ("'a/b'.split('/')[0].size() == 1", true),
             ("size('') == 0 && 'x'.startsWith('x') && 'x'.endsWith('x') && 'x'.contains('x')", true),
+            ("isIP('192.0.2.1') && isIP('2001:db8::1') && !isIP('::ffff:192.0.2.1') && !isIP('192.0.2.1.example')", true),
+            ("'*.a.example'.substring(2) == 'a.example'", true),
             ("[1, 2].exists_one(x, x == 1) && [1, 2].filter(x, x > 1).size() == 1", true),
         ] {
             let program = environment.compile(rule).unwrap();

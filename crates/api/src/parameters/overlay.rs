@@ -1,6 +1,8 @@
 //! Two parameters joined.
 
-use super::{Autoscaling, GatewayParametersSpec, PodDisruptionBudget, Probe, Probes, Resources, ServiceParameters};
+use super::{
+    Autoscaling, ClientParameters, GatewayParametersSpec, PodDisruptionBudget, Probe, Probes, Resources, ServiceParameters,
+};
 
 impl GatewayParametersSpec {
     /// These parameters (a class's) under those of a Gateway: where both set a field, the Gateway's value wins. Objects are joined field by
@@ -16,6 +18,7 @@ impl GatewayParametersSpec {
             autoscaling,
             resources: join(self.resources.as_ref(), gateway.resources.as_ref(), Resources::overlay),
             service: join(self.service.as_ref(), gateway.service.as_ref(), ServiceParameters::overlay),
+            clients: join(self.clients.as_ref(), gateway.clients.as_ref(), ClientParameters::overlay),
             host_port: gateway.host_port.or(self.host_port),
             address_pools: either(&self.address_pools, &gateway.address_pools),
             node_selector: either(&self.node_selector, &gateway.node_selector),
@@ -86,6 +89,15 @@ impl ServiceParameters {
     }
 }
 
+impl ClientParameters {
+    fn overlay(&self, gateway: &Self) -> Self {
+        Self {
+            proxy_protocol: gateway.proxy_protocol.or(self.proxy_protocol),
+            trusted_hops: gateway.trusted_hops.or(self.trusted_hops),
+        }
+    }
+}
+
 impl Probes {
     fn overlay(&self, gateway: &Self) -> Self {
         Self {
@@ -146,6 +158,11 @@ mod tests {
                 json!({"probes": {"readiness": {"periodSeconds": 1, "timeoutSeconds": 2}}}),
                 json!({"probes": {"readiness": {"timeoutSeconds": 9}, "liveness": {"periodSeconds": 3}}}),
                 json!({"probes": {"readiness": {"periodSeconds": 1, "timeoutSeconds": 9}, "liveness": {"periodSeconds": 3}}}),
+            ),
+            (
+                json!({"clients": {"proxyProtocol": "Required", "trustedHops": 1}}),
+                json!({"clients": {"trustedHops": 0}}),
+                json!({"clients": {"proxyProtocol": "Required", "trustedHops": 0}}),
             ),
             (
                 json!({"resources": {"requests": {"cpu": 1}, "limits": {"cpu": 2}}}),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use isthmus_api::core::api::core::v1::ObjectReference;
+use isthmus_api::core::api::core::v1::{ObjectReference, ServicePort};
 use isthmus_api::core::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use isthmus_api::{NamespacedName, Object, ObjectMeta, Objects};
 use isthmus_routing::{BackendKey, Transport};
@@ -16,7 +16,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The label that says who keeps a slice.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 
-/// The TCP ports of Services that have no EndpointSlice. A Service with a slice that lists nobody has said that nobody answers.
+/// The ports of TCP and UDP of Services that have no EndpointSlice. A Service with a slice that lists nobody has said that nobody answers.
 pub fn wanted(objects: &Objects) -> BTreeSet<BackendKey> {
     let has_slice: BTreeSet<NamespacedName> = objects
         .endpoint_slices
@@ -32,16 +32,26 @@ pub fn wanted(objects: &Objects) -> BTreeSet<BackendKey> {
         // An ExternalName is a name for somebody else's server.
         .filter(|(_, spec)| spec.type_.as_deref() != Some("ExternalName"))
         .flat_map(|(name, spec)| {
-            let tcp =
-                spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
-            tcp.filter_map(|port| u16::try_from(port.port).ok()).map(|port| BackendKey {
-                namespace: name.namespace.clone(),
-                name: name.name.clone(),
-                port,
-                transport: Transport::Tcp,
-            })
+            let port = |port: &ServicePort| {
+                Some(BackendKey {
+                    namespace: name.namespace.clone(),
+                    name: name.name.clone(),
+                    port: u16::try_from(port.port).ok()?,
+                    transport: transport(port)?,
+                })
+            };
+            spec.ports.iter().flatten().filter_map(port)
         })
         .collect()
+}
+
+/// None for SCTP, which nothing here carries.
+fn transport(port: &ServicePort) -> Option<Transport> {
+    match port.protocol.as_deref() {
+        None | Some("TCP") => Some(Transport::Tcp),
+        Some("UDP") => Some(Transport::Udp),
+        Some(_) => None,
+    }
 }
 
 /// Who the echo of a Service port says it is.
@@ -51,21 +61,23 @@ pub fn identity(key: &BackendKey) -> Identity {
 
 /// The slices that lead to the echoes, as a cluster would have made them: one for each Service.
 pub fn slices(objects: &Objects, echoes: &BTreeMap<BackendKey, SocketAddr>) -> Vec<Object> {
-    let mut services: BTreeMap<NamespacedName, Vec<(u16, SocketAddr)>> = BTreeMap::new();
+    let mut services: BTreeMap<NamespacedName, BTreeMap<(u16, Transport), SocketAddr>> = BTreeMap::new();
     for (key, address) in echoes {
-        services.entry(NamespacedName::new(key.namespace.clone(), key.name.clone())).or_default().push((key.port, *address));
+        let ports = services.entry(NamespacedName::new(key.namespace.clone(), key.name.clone())).or_default();
+        ports.insert((key.port, key.transport), *address);
     }
     let found = services.into_iter().filter_map(|(name, ports)| Some((objects.services.get(&name)?, name, ports)));
     found
         .map(|(service, name, ports)| {
             let declared = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
             let ports = declared.filter_map(|declared| {
-                let (_, address) = ports.iter().find(|(port, _)| i32::from(*port) == declared.port)?;
+                let transport = transport(declared)?;
+                let address = ports.get(&(u16::try_from(declared.port).ok()?, transport))?;
                 Some(EndpointPort {
                     // A slice refers to the Service's ports by name; the name of an unnamed one is empty.
                     name: Some(declared.name.clone().unwrap_or_default()),
                     port: Some(i32::from(address.port())),
-                    protocol: Some("TCP".to_owned()),
+                    protocol: Some(transport.as_str().to_owned()),
                     app_protocol: declared.app_protocol.clone(),
                 })
             });
@@ -135,10 +147,30 @@ mod tests {
             ("named", json!({"type": "ExternalName", "externalName": "example.org", "ports": [{"port": 80}]})),
             ("empty", json!({"ports": [{"port": 80}]})),
             ("portless", json!({})),
+            (
+                "dns",
+                json!({"ports": [{"name": "tcp", "port": 53}, {"name": "udp", "port": 53, "protocol": "UDP"}, {"name": "s", "port": 9, "protocol": "SCTP"}]}),
+            ),
         ]);
         objects.apply(slice_of("empty"));
         let wanted: Vec<_> = wanted(&objects).iter().map(ToString::to_string).collect();
-        assert_eq!(wanted, ["Service/x/a:80", "Service/x/a:81"]);
+        assert_eq!(
+            wanted,
+            ["Service/x/a:53/UDP", "Service/x/a:80", "Service/x/a:81", "Service/x/dns:53", "Service/x/dns:53/UDP"]
+        );
+    }
+
+    #[test]
+    fn one_number_may_be_a_port_of_tcp_and_one_of_udp() {
+        let ports = json!([{"name": "tcp", "port": 53}, {"name": "udp", "port": 53, "protocol": "UDP"}]);
+        let objects = objects(&[("dns", json!({"ports": ports}))]);
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let port = |key: &BackendKey| if key.transport == Transport::Udp { address(5353) } else { address(5000) };
+        let echoes = wanted(&objects).into_iter().map(|key| (key.clone(), port(&key))).collect();
+        let json = slices(&objects, &echoes)[0].to_json().unwrap();
+        let expected =
+            json!([{"name": "tcp", "port": 5000, "protocol": "TCP"}, {"name": "udp", "port": 5353, "protocol": "UDP"}]);
+        assert_eq!(json["ports"], expected);
     }
 
     #[test]

@@ -6,23 +6,26 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Body, Faults, answer};
-use super::{Identity, Report, grpc, websocket};
+use super::{Identity, Report, grpc, tls, websocket};
 
 /// What the connections of an echo share.
 pub(super) struct Server {
     identity: Identity,
     port: u16,
     faults: Faults,
+    tls: TlsAcceptor,
     observe: Box<dyn Fn(Report) + Send + Sync>,
 }
 
 impl Server {
-    pub(super) fn new(identity: Identity, port: u16, observe: impl Fn(Report) + Send + Sync + 'static) -> Self {
-        Self { identity, port, faults: Faults::default(), observe: Box::new(observe) }
+    pub(super) fn new(identity: Identity, port: u16, tls: TlsAcceptor, observe: impl Fn(Report) + Send + Sync + 'static) -> Self {
+        Self { identity, port, faults: Faults::default(), tls, observe: Box::new(observe) }
     }
 }
 
@@ -47,6 +50,18 @@ pub(super) async fn serve(listener: TcpListener, server: Server) {
 async fn connection(server: Arc<Server>, stream: TcpStream) {
     // Without it a delayed acknowledgement of the client costs 40 ms; a socket that refuses is as good as gone.
     let _ = stream.set_nodelay(true);
+    // Whoever speaks to an echo begins, so there is a first byte to tell by.
+    let mut first = [0];
+    if matches!(stream.peek(&mut first).await, Ok(1)) && first[0] == tls::HANDSHAKE {
+        if let Ok(stream) = server.tls.accept(stream).await {
+            converse(server, stream).await;
+        }
+    } else {
+        converse(server, stream).await;
+    }
+}
+
+async fn converse(server: Arc<Server>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
     let service = service_fn(move |request| {
         let server = Arc::clone(&server);
         async move { respond(&server, request).await }

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{Echo, Identity, Report};
+use crate::authority::Authority;
 
 fn identity() -> Identity {
     Identity { namespace: "shop".into(), service: "api".into(), pod: "api-echo".into() }
@@ -39,6 +40,37 @@ async fn requests_are_reported() {
     let report: Report = serde_json::from_str(body).unwrap();
     assert_eq!((report.path.as_str(), report.host.as_str(), report.pod.as_str()), ("/p?q=1", "a.example", "api-echo"));
     assert_eq!(report.http_port, echo.address().port().to_string());
+}
+
+/// The answer within TLS, or why there is no TLS.
+async fn by_tls(echo: &Echo, server_name: &'static str, authority: &Authority) -> Result<String, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.certificate()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(echo.address()).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect(server_name.try_into().unwrap(), stream).await.map_err(|error| error.to_string())?;
+    stream.write_all(get("/p").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn a_handshake_gets_a_certificate_for_the_name_that_it_asks_for() {
+    let (authority, other) = (Arc::new(Authority::new().unwrap()), Authority::new().unwrap());
+    let echo = Echo::start_signed(identity(), Arc::clone(&authority)).await.unwrap();
+    for name in ["a.example", "b.example"] {
+        let answer = by_tls(&echo, name, &authority).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("api-echo"), "{answer}");
+    }
+    let refused = by_tls(&echo, "a.example", &other).await.unwrap_err();
+    assert!(refused.contains("invalid peer certificate"), "{refused}");
+    assert!(raw(&echo, &get("/p")).await.contains("api-echo"), "and without TLS as before");
 }
 
 #[tokio::test]

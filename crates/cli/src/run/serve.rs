@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_dataplane::{AccessLog, Dataplane, Options, Report, StartError};
-use isthmus_routing::{Protocol, Snapshot, Version};
+use isthmus_routing::{Snapshot, Version};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -129,7 +129,8 @@ fn unavailable(snapshot: &Snapshot, report: &Report) -> BTreeMap<(isthmus_routin
         let listeners = snapshot.gateways.get(&found.gateway).map(|gateway| gateway.listeners.as_slice()).unwrap_or_default();
         let listener = listeners.iter().find(|listener| listener.name == found.name);
         listener.is_some_and(|listener| {
-            listener.protocol == Protocol::Http || listener.certificates.iter().any(|key| snapshot.certificates.contains_key(key))
+            let ends_tls = listener.protocol.is_tls() && !listener.passthrough;
+            !ends_tls || listener.certificates.iter().any(|key| snapshot.certificates.contains_key(key))
         })
     };
     faulty

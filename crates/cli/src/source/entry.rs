@@ -91,7 +91,16 @@ impl Entry {
 pub fn has_generation(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet | Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant
+        Kind::GatewayClass
+            | Kind::Gateway
+            | Kind::ListenerSet
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::TlsRoute
+            | Kind::TcpRoute
+            | Kind::UdpRoute
+            | Kind::BackendTlsPolicy
+            | Kind::ReferenceGrant
     )
 }
 
@@ -105,7 +114,7 @@ fn landmark(kind: Kind, value: &Value) -> Option<String> {
     match kind {
         Kind::Gateway => Some("spec.gatewayClassName".to_owned()),
         Kind::ListenerSet => Some("spec.parentRef".to_owned()),
-        Kind::HttpRoute | Kind::GrpcRoute => {
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
             let rules = value.pointer("/spec/rules")?.as_array()?;
             rules.iter().enumerate().find_map(|(rule, fields)| {
                 let backends = fields.get("backendRefs")?.as_array()?;

@@ -138,6 +138,27 @@ async fn echoes_stand_in_for_services_and_stay() {
     assert_eq!(standalone.view().echoes.len(), 2);
 }
 
+/// The folder that shows streams is good as it is, and its table says what leads where.
+#[tokio::test]
+async fn streams_have_their_place_in_the_table() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/streams");
+    let settings = Settings { echo: Echoes::Running, dev_certificates: true, port_offset: 8000, ..Settings::default() };
+    let standalone = Standalone::open(&[folder], settings).await.unwrap();
+    let view = standalone.view();
+    assert!(view.is_good(), "{:?} {:?}", statuses::problems(&view.statuses), view.messages);
+    let lines: Vec<String> = crate::table::render(view, None).into_iter().map(|line| line.text).collect();
+    for expected in [
+        "  TLSRoute/default/vault  *.vault.localhost  on streams/goes-on",
+        "  TCPRoute/default/postgres  on streams/postgres",
+        "    *    -> postgres-primary:5432 90% (echo), postgres-replica:5432 10% (echo)",
+        "  UDPRoute/default/dns  on streams/dns",
+        "    *    -> mail:993 (echo) by TLS",
+        "  ConfigMap/default/mail-authority is missing: the authority of this run stands in, which echoes are signed by",
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "{expected}\n{}", lines.join("\n"));
+    }
+}
+
 #[tokio::test]
 async fn listeners_that_cannot_be_opened_change_statuses_only() {
     let scratch = Scratch::new(&[("all.yaml", &[CLASS, &gateway("edge", 8080)].join("---\n"))]);

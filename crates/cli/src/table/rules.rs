@@ -6,7 +6,10 @@ use isthmus_api::NamespacedName;
 use isthmus_api::shared::{BackendRef, RouteView};
 use isthmus_routing::filter::{Filter, PathModifier};
 use isthmus_routing::matching::{HeaderMatch, QueryParamMatch, ValueMatch};
-use isthmus_routing::{GrpcMatch, HttpMatch, Matches, MethodMatch, PathMatch, RouteKey, RouteKind, Rule, Target};
+use isthmus_routing::{
+    Backend, BackendKey, BackendTls, GrpcMatch, HttpMatch, Matches, MethodMatch, PathMatch, ProxyProtocol, RouteKey, RouteKind,
+    Rule, Target, Transport,
+};
 
 use super::columns;
 use crate::standalone::View;
@@ -22,8 +25,13 @@ pub(super) fn rows(view: &View, most: usize) -> (Vec<String>, usize) {
             continue;
         }
         let (hostnames, listeners) = parents.get(key).cloned().unwrap_or_default();
-        let hostnames = if hostnames.is_empty() { "any host".to_owned() } else { hostnames.join(", ") };
-        texts.push(format!("{key}  {hostnames}  on {}", listeners.join(", ")));
+        let hostnames = match key.kind {
+            // Nobody asks for a host there.
+            RouteKind::Tcp | RouteKind::Udp => String::new(),
+            _ if hostnames.is_empty() => "any host  ".to_owned(),
+            _ => format!("{}  ", hostnames.join(", ")),
+        };
+        texts.push(format!("{key}  {hostnames}on {}", listeners.join(", ")));
         let names = backend_names(view, key);
         let rules = route.rules.iter().enumerate().map(|(index, rule)| {
             let names = names.get(index).map(Vec::as_slice).unwrap_or_default();
@@ -148,34 +156,68 @@ fn filters(rule: &Rule) -> String {
 }
 
 fn backends(view: &View, route: &RouteKey, rule: &Rule, names: &[String]) -> String {
+    let refusal = |status: &'static str| match route.kind {
+        RouteKind::Http | RouteKind::Grpc => status,
+        RouteKind::Tls | RouteKind::Tcp => "closed",
+        RouteKind::Udp => "dropped",
+    };
     if rule.invalid {
-        return "500, the rule cannot be carried out".to_owned();
+        return format!("{}, the rule cannot be carried out", refusal("500"));
     }
     if rule.backends.is_empty() {
         let answers = rule.filters.iter().any(|filter| matches!(filter, Filter::RequestRedirect(_)));
-        return if answers { "the client" } else { "500, no backend" }.to_owned();
+        return if answers { "the client".to_owned() } else { format!("{}, no backend", refusal("500")) };
     }
+    let is_passed_on = is_passed_on(view, route);
     let total: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
     let one = rule.backends.len() == 1;
     let shown = rule.backends.iter().enumerate().map(|(index, backend)| {
         let name = names.get(index).cloned();
         let share = if one || total == 0 { String::new() } else { format!(" {}%", percent(u64::from(backend.weight), total)) };
         match &backend.target {
-            Target::Invalid => format!("{}{share} INVALID: 500", name.unwrap_or_else(|| "?".to_owned())),
+            Target::Invalid => format!("{}{share} INVALID: {}", name.unwrap_or_else(|| "?".to_owned()), refusal("500")),
             Target::Backend(key) => {
-                let endpoints = view.snapshot.backends.get(key).map_or(0, |backend| backend.endpoints.len());
+                let backend = view.snapshot.backends.get(key);
+                let endpoints = backend.map_or(0, |backend| backend.endpoints.len());
                 let local = if key.namespace == route.namespace { String::new() } else { format!("{}/", key.namespace) };
                 let state = match endpoints {
                     _ if view.echoes.contains(key) => " (echo)".to_owned(),
-                    0 => " NO ENDPOINTS: 503".to_owned(),
+                    0 => format!(" NO ENDPOINTS: {}", refusal("503")),
                     1 => String::new(),
                     _ => format!(" ({endpoints} endpoints)"),
                 };
-                format!("{local}{}:{}{share}{state}", key.name, key.port)
+                let wire = backend.map(|backend| wire(backend, is_passed_on, key)).unwrap_or_default();
+                format!("{local}{}:{}{share}{state}{wire}", key.name, key.port)
             }
         }
     });
     shown.collect::<Vec<_>>().join(", ")
+}
+
+/// What else is spoken with it than the plain bytes of the client.
+fn wire(backend: &Backend, is_passed_on: bool, key: &BackendKey) -> String {
+    if key.transport == Transport::Udp {
+        return String::new();
+    }
+    let tls = match &backend.tls {
+        _ if is_passed_on => "",
+        None => "",
+        Some(BackendTls::Verified(_)) => " by TLS",
+        Some(BackendTls::Invalid) => " REFUSED: its BackendTLSPolicy cannot be carried out",
+    };
+    let proxy_protocol = match backend.proxy_protocol {
+        None => "",
+        Some(ProxyProtocol::V1) => " with PROXY v1",
+        Some(ProxyProtocol::V2) => " with PROXY v2",
+    };
+    format!("{tls}{proxy_protocol}")
+}
+
+/// Whether the client's own TLS goes to the backends of a route as it is.
+fn is_passed_on(view: &View, route: &RouteKey) -> bool {
+    let listeners = view.snapshot.gateways.values().flat_map(|gateway| &gateway.listeners);
+    let mut own = listeners.filter(|listener| listener.routes.iter().any(|attachment| attachment.route == *route)).peekable();
+    own.peek().is_some() && own.all(|listener| listener.passthrough)
 }
 
 /// Without a fraction that says nothing.

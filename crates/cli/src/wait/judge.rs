@@ -16,26 +16,56 @@ pub(super) enum Outcome {
 /// The conditions that have to be true: those of the specification, and ours where the specification has none.
 const WANTED: [&str; 5] = ["Accepted", "ResolvedRefs", "Programmed", "isthmus.dev/Programmed", "SupportedVersion"];
 
-/// Judges by what the status says of the newest generation. What other controllers say of a route is of no matter.
+/// Judges by what the status says of the newest generation. What other controllers say of a route or policy is of no matter.
 pub(super) fn judge(object: &DynamicObject) -> Outcome {
     let generation = object.metadata.generation.unwrap_or_default();
     let status = &object.data["status"];
-    let parents = status["parents"].as_array();
-    let is_route = parents.is_some() || object.data["spec"]["parentRefs"].is_array();
-    let missing = if is_route { of_route(parents.unwrap_or(&Vec::new()), generation) } else { of_other(status, generation) };
+    let spec = &object.data["spec"];
+    let list = |field: &str| status[field].as_array().map(Vec::as_slice);
+    let missing = match (list("parents"), list("ancestors")) {
+        (parents, _) if parents.is_some() || spec["parentRefs"].is_array() => {
+            of_entries(&PARENTS, parents.unwrap_or_default(), generation)
+        }
+        (_, ancestors) if ancestors.is_some() || spec["targetRefs"].is_array() => {
+            of_entries(&ANCESTORS, ancestors.unwrap_or_default(), generation)
+        }
+        _ => of_other(status, generation),
+    };
     if missing.is_empty() { Outcome::Met } else { Outcome::NotYet(missing) }
 }
 
-fn of_route(parents: &[Value], generation: i64) -> Vec<String> {
-    let ours: Vec<&Value> = parents.iter().filter(|parent| parent["controllerName"] == CONTROLLER_NAME).collect();
+/// Where the status of an object has an entry for each pair of a controller and what it judges.
+struct Entries {
+    /// What the entry is about.
+    reference: &'static str,
+    /// What ours has to say at least.
+    needed: &'static [&'static str],
+    /// What to say if none is ours.
+    none: &'static str,
+}
+
+const PARENTS: Entries = Entries {
+    reference: "parentRef",
+    needed: &["Accepted", "isthmus.dev/Programmed"],
+    none: "no parent is of this controller yet; see spec.parentRefs, and the class of the Gateway",
+};
+
+const ANCESTORS: Entries = Entries {
+    reference: "ancestorRef",
+    needed: &["Accepted", "ResolvedRefs"],
+    none: "no Gateway of this controller sends anything to what it names yet; see spec.targetRefs, and the routes that lead there",
+};
+
+fn of_entries(of: &Entries, all: &[Value], generation: i64) -> Vec<String> {
+    let ours: Vec<&Value> = all.iter().filter(|entry| entry["controllerName"] == CONTROLLER_NAME).collect();
     if ours.is_empty() {
-        return vec!["no parent is of this controller yet; see spec.parentRefs, and the class of the Gateway".to_owned()];
+        return vec![of.none.to_owned()];
     }
-    let of_parent = |parent: &&Value| {
-        let name = name(&parent["parentRef"]);
-        conditions(&parent["conditions"], generation, &ROUTE).into_iter().map(move |text| format!("{name}: {text}"))
+    let of_entry = |entry: &&Value| {
+        let name = name(&entry[of.reference]);
+        conditions(&entry["conditions"], generation, of.needed).into_iter().map(move |text| format!("{name}: {text}"))
     };
-    ours.iter().flat_map(of_parent).collect()
+    ours.iter().flat_map(of_entry).collect()
 }
 
 fn of_other(status: &Value, generation: i64) -> Vec<String> {
@@ -48,8 +78,6 @@ fn of_other(status: &Value, generation: i64) -> Vec<String> {
     missing
 }
 
-/// What a route's parent has to say at least.
-const ROUTE: [&str; 2] = ["Accepted", "isthmus.dev/Programmed"];
 /// What everything else has to say at least.
 const OTHER: [&str; 1] = ["Accepted"];
 
@@ -125,6 +153,26 @@ mod tests {
             assert_eq!(judged(&spec, &json!({"parents": parents})), expected, "{parents}");
         }
         assert_eq!(judged(&spec, &Value::Null), [nobody]);
+    }
+
+    #[test]
+    fn policies_are_judged_by_our_ancestors() {
+        let spec = json!({"targetRefs": [{"kind": "Service", "name": "db"}]});
+        let ancestor = |controller: &str, refs: &str| {
+            json!({"ancestorRef": {"kind": "Gateway", "namespace": "infra", "name": "edge"}, "controllerName": controller,
+                "conditions": [condition("Accepted", "True", 3), condition("ResolvedRefs", refs, 3)]})
+        };
+        let judged = |ancestors: Value| judged(&spec, &json!({"ancestors": ancestors}));
+        assert_eq!(
+            judged(json!([ancestor(CONTROLLER_NAME, "True"), ancestor("example.com/other", "False")])),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            judged(json!([ancestor(CONTROLLER_NAME, "False")])),
+            ["Gateway infra/edge: ResolvedRefs is False, Why: because"]
+        );
+        assert_eq!(judged(json!([ancestor("example.com/other", "True")])), [ANCESTORS.none]);
+        assert_eq!(judged(Value::Null), [ANCESTORS.none]);
     }
 
     #[test]

@@ -2,19 +2,22 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
-use pingora_core::protocols::TcpKeepalive;
+use isthmus_routing::ProxyProtocol;
+use pingora_core::protocols::{Digest, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
 
 use crate::proxy::defaults;
+use crate::upstream::{Caller, UpstreamTls, UpstreamTlsError, personalise};
 
 /// What is spoken with an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Wire {
     /// HTTP/1.1
     H1,
-    /// HTTP/2 with prior knowledge.
+    /// HTTP/2, with prior knowledge; under TLS it has to be what ALPN chooses.
     H2,
 }
 
@@ -22,7 +25,12 @@ pub(crate) enum Wire {
 #[derive(Debug)]
 pub(crate) struct EndpointState {
     address: SocketAddr,
-    in_flight: AtomicUsize,
+    /// Shared with what this endpoint was before its backend was changed.
+    in_flight: Arc<AtomicUsize>,
+    tls: Option<Arc<UpstreamTls>>,
+    proxy_protocol: Option<ProxyProtocol>,
+    /// How often its connections were left behind: what was refused goes back into a pool of Pingora's all the same.
+    generation: AtomicU64,
     h1: HttpPeer,
     h2: HttpPeer,
 }
@@ -32,8 +40,28 @@ pub(crate) struct EndpointState {
 pub(crate) struct InFlight(Arc<EndpointState>);
 
 impl EndpointState {
-    pub(super) fn new(address: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { address, in_flight: AtomicUsize::new(0), h1: peer(address, Wire::H1), h2: peer(address, Wire::H2) })
+    /// Keeps what it was before, or at least the count of what is in flight.
+    pub(super) fn compile(
+        address: SocketAddr,
+        (tls, proxy_protocol): (Option<&Arc<UpstreamTls>>, Option<ProxyProtocol>),
+        previous: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        if let Some(previous) = previous
+            && previous.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr)
+            && previous.proxy_protocol == proxy_protocol
+        {
+            return previous.clone();
+        }
+        let peer = |wire| peer(address, wire, tls.map(AsRef::as_ref));
+        Arc::new(Self {
+            address,
+            in_flight: previous.map(|previous| previous.in_flight.clone()).unwrap_or_default(),
+            tls: tls.cloned(),
+            proxy_protocol,
+            generation: AtomicU64::new(0),
+            h1: peer(Wire::H1),
+            h2: peer(Wire::H2),
+        })
     }
 
     /// Where it listens.
@@ -46,12 +74,49 @@ impl EndpointState {
         self.in_flight.load(Relaxed)
     }
 
-    /// How it is reached. A copy is to be changed by timeouts at most, so that its connections can be shared.
-    pub(crate) fn peer(&self, wire: Wire) -> &HttpPeer {
-        match wire {
+    /// How it is reached on behalf of a caller. It is to be changed by timeouts at most, so that its connections can be shared.
+    pub(crate) fn peer(&self, wire: Wire, caller: &Caller) -> Box<HttpPeer> {
+        let peer = match wire {
             Wire::H1 => &self.h1,
             Wire::H2 => &self.h2,
+        };
+        let mut peer = Box::new(peer.clone());
+        if self.tls.is_some() || self.proxy_protocol.is_some() {
+            let kind = (wire, self.generation.load(Relaxed));
+            personalise(&mut peer, (self.tls.as_deref(), self.proxy_protocol), caller, kind);
         }
+        peer
+    }
+
+    /// Has to be asked of every connection, kept ones too, before a request is sent on it: whether it shows a certificate that fulfils the
+    /// policy. `digest` is Pingora's of the connection. Takes at most `within`.
+    ///
+    /// # Errors
+    /// When it does not, or that cannot be found out. The connection must not be used, and will not be offered again.
+    pub(crate) async fn admit(
+        &self,
+        digest: Option<&Digest>,
+        caller: &Caller,
+        within: Duration,
+    ) -> Result<(), Arc<UpstreamTlsError>> {
+        let Some(tls) = self.tls.as_ref().filter(|tls| tls.needs_proof()) else { return Ok(()) };
+        let admitted = tls.admit(digest, self.address, (caller, self.proxy_protocol), within).await;
+        if admitted.is_err() {
+            self.generation.fetch_add(1, Relaxed);
+        }
+        admitted
+    }
+
+    /// Its certificate was refused: the log says why, once in a while.
+    pub(crate) fn complain(&self, fault: &dyn std::fmt::Display) {
+        if let Some(tls) = &self.tls {
+            tls.complain(&self.address, fault);
+        }
+    }
+
+    /// Why it was refused a moment ago.
+    pub(crate) fn recent_failure(&self, caller: &Caller) -> Option<Arc<UpstreamTlsError>> {
+        self.tls.as_ref()?.recent_failure(self.address, caller)
     }
 }
 
@@ -76,8 +141,15 @@ impl Drop for InFlight {
 }
 
 /// All that does not depend on the request. A socket address is never resolved, so this cannot fail (a name could, by panic).
-fn peer(address: SocketAddr, wire: Wire) -> HttpPeer {
-    let mut peer = HttpPeer::new(address, false, String::new());
+fn peer(address: SocketAddr, wire: Wire, tls: Option<&UpstreamTls>) -> HttpPeer {
+    let mut peer = match tls {
+        Some(tls) => {
+            let mut peer = HttpPeer::new(address, true, tls.server_name().to_owned());
+            tls.set(&mut peer.options);
+            peer
+        }
+        None => HttpPeer::new(address, false, String::new()),
+    };
     // Neither ALPN nor the kind of connection is part of Pingora's pool key.
     peer.group_key = match wire {
         Wire::H1 => 1,
@@ -115,9 +187,10 @@ mod tests {
 
     #[test]
     fn no_timeout_is_missing_and_the_kinds_of_connection_do_not_mix() {
-        let endpoint = EndpointState::new(([127, 0, 0, 1], 80).into());
+        let endpoint = EndpointState::compile(([127, 0, 0, 1], 80).into(), (None, None), None);
+        let peer = |wire| endpoint.peer(wire, &Caller::of_nobody());
         for (wire, alpn) in [(Wire::H1, ALPN::H1), (Wire::H2, ALPN::H2)] {
-            let peer = endpoint.peer(wire);
+            let peer = peer(wire);
             let options = &peer.options;
             for timeout in [
                 options.connection_timeout,
@@ -131,7 +204,7 @@ mod tests {
             assert_eq!(options.alpn, alpn);
             assert!(options.max_h2_streams >= 100);
         }
-        assert_ne!(endpoint.peer(Wire::H1).reuse_hash(), endpoint.peer(Wire::H2).reuse_hash());
-        assert_eq!(endpoint.peer(Wire::H1).reuse_hash(), endpoint.peer(Wire::H1).clone().reuse_hash());
+        assert_ne!(peer(Wire::H1).reuse_hash(), peer(Wire::H2).reuse_hash());
+        assert_eq!(peer(Wire::H1).reuse_hash(), peer(Wire::H1).reuse_hash());
     }
 }

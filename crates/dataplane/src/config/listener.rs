@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use isthmus_routing::{Found, GatewayKey, Hostname, Listener, Request, Route, RouteKey, RouteTable};
+use isthmus_routing::{
+    Found, GatewayKey, Hostname, Listener, Protocol, Request, Route, RouteKey, RouteTable, StreamFound, StreamTable,
+};
 
 use super::Sources;
 use super::rule::CompiledRule;
@@ -12,9 +14,15 @@ use crate::telemetry::ParentMetrics;
 /// A listener, compiled.
 pub(crate) struct CompiledListener {
     source: Listener,
-    table: RouteTable,
+    table: Table,
     routes: HashMap<RouteKey, CompiledRoute, foldhash::fast::RandomState>,
     metrics: Arc<ParentMetrics>,
+}
+
+/// What its routes are looked up in.
+enum Table {
+    Requests(RouteTable),
+    Streams(StreamTable),
 }
 
 /// The rules of a route, by their position.
@@ -57,7 +65,11 @@ impl CompiledListener {
             };
             routes.insert(attachment.route.clone(), compiled);
         }
-        let table = RouteTable::compile(source, sources.snapshot);
+        let table = if source.protocol.is_http() {
+            Table::Requests(RouteTable::compile(source, sources.snapshot))
+        } else {
+            Table::Streams(StreamTable::compile(source, sources.snapshot))
+        };
         Arc::new(Self { source: source.clone(), table, routes, metrics })
     }
 
@@ -81,11 +93,30 @@ impl CompiledListener {
         &self.metrics
     }
 
+    /// What is spoken on it.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.source.protocol
+    }
+
+    /// Whether the backend ends TLS, and not this listener.
+    pub(crate) fn is_passthrough(&self) -> bool {
+        self.source.passthrough
+    }
+
     /// The rule that answers a request; none: 404.
     pub(crate) fn find(&self, request: &Request<'_>) -> Option<Matched> {
-        let Found { route, index, prefix, .. } = self.table.find(request)?;
+        let Table::Requests(table) = &self.table else { return None };
+        let Found { route, index, prefix, .. } = table.find(request)?;
         let rule = self.routes.get(route)?.rules.get(index)?.clone();
         Some(Matched { rule, prefix })
+    }
+
+    /// The rule that takes a connection or a datagram; none: no route does. The server name is lower-case and without a trailing dot; none
+    /// where the client, or the protocol, has none.
+    pub(crate) fn stream(&self, server_name: Option<&str>) -> Option<Arc<CompiledRule>> {
+        let Table::Streams(table) = &self.table else { return None };
+        let StreamFound { route, index } = table.find(server_name)?;
+        self.routes.get(route)?.rules.get(*index).cloned()
     }
 
     fn has_the_routes_of(&self, sources: &Sources<'_>) -> bool {

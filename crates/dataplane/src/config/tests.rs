@@ -1,7 +1,7 @@
 use isthmus_routing::filter::Filter;
 use isthmus_routing::matching::{HttpMatch, PathMatch};
 use isthmus_routing::{
-    Attachment, Backend, Endpoint, Listener, Matches, Retry, Route, RouteKey, Rule, Target, Timeouts, WeightedBackend,
+    Attachment, Backend, Endpoint, Listener, Matches, Protocol, Retry, Route, RouteKey, Rule, Target, Timeouts, WeightedBackend,
 };
 
 use super::*;
@@ -84,7 +84,7 @@ fn copied(snapshot: &Snapshot) -> Snapshot {
 }
 
 fn port(config: &Config, number: u16) -> &Arc<Port> {
-    &config.ports[&SocketAddr::from(([127, 0, 0, 1], number))]
+    &config.ports[&Bind::tcp(([127, 0, 0, 1], number).into())]
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn the_opened_port_may_be_another_than_the_dialled_one() {
         }
     }
     let config = compile(shifted, None);
-    let ports: Vec<_> = config.ports.values().map(|port| (port.address.port(), port.dialled(), port.all.len())).collect();
+    let ports: Vec<_> = config.ports.values().map(|port| (port.bind.address.port(), port.dialled(), port.all.len())).collect();
     assert_eq!(ports, [(8080, 80, 2), (8081, 81, 1), (8080, 80, 2), (8081, 81, 1)]);
 }
 
@@ -193,5 +193,5 @@ fn a_gateway_without_an_address_listens_where_it_is_told_to() {
     let addresses: Vec<_> = config.ports.keys().map(ToString::to_string).collect();
     assert_eq!(addresses, ["0.0.0.0:80", "0.0.0.0:81", "[::]:80", "[::]:81"]);
     let named = Config::compile(&Arc::new(snapshot()), &everywhere, None, &telemetry());
-    assert!(named.ports.keys().all(|address| address.ip().is_loopback()), "its own addresses come first");
+    assert!(named.ports.keys().all(|address| address.address.ip().is_loopback()), "its own addresses come first");
 }

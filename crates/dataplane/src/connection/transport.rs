@@ -1,4 +1,4 @@
-//! A socket, perhaps under TLS.
+//! A socket, perhaps under TLS: a client's, or one towards an endpoint.
 
 use std::io;
 use std::pin::Pin;
@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
 
 /// What carries a connection's bytes. Boxed under TLS: the state of rustls is a kilobyte.
 pub(crate) enum Transport {
@@ -25,7 +25,10 @@ impl Transport {
     pub(crate) fn into_socket(self) -> TcpStream {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.into_inner().0,
+            Self::Tls(stream) => match *stream {
+                TlsStream::Client(stream) => stream.into_inner().0,
+                TlsStream::Server(stream) => stream.into_inner().0,
+            },
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::balance::{InFlight, Interleave, Wire};
 use crate::proxy::defaults;
+use crate::upstream::Caller;
 
 /// A mirror of a rule.
 #[derive(Debug)]
@@ -83,7 +84,12 @@ impl Mirrors {
     }
 
     /// Sends a copy to an endpoint; with a body, what [`Copies::push`] gets follows.
-    pub(crate) fn send(self: &Arc<Self>, endpoint: InFlight, wire: Wire, request: RequestHeader, copies: Option<&mut Copies>) {
+    pub(crate) fn send(
+        self: &Arc<Self>,
+        (endpoint, wire, caller): (InFlight, Wire, &Caller),
+        request: RequestHeader,
+        copies: Option<&mut Copies>,
+    ) {
         let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             tracing::debug!(endpoint = %endpoint.address(), "too many mirrored requests are under way, this one is not sent");
             return;
@@ -93,9 +99,9 @@ impl Mirrors {
             copies.queues.push(Queue { parts, room: self.room.clone() });
             body
         });
-        let mirrors = self.clone();
+        let (mirrors, caller) = (self.clone(), caller.clone());
         tokio::spawn(async move {
-            let exchange = mirrors.exchange(&endpoint, wire, request, body);
+            let exchange = mirrors.exchange((&endpoint, wire, &caller), request, body);
             match tokio::time::timeout(defaults::MIRROR, exchange).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(endpoint = %endpoint.address(), %error, "a mirrored request failed"),

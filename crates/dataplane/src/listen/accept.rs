@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use pingora_core::apps::HttpServerApp;
@@ -12,18 +12,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::connection::Connection;
 use crate::connection::io::Io;
 use crate::connection::serve::Front;
 use crate::connection::transport::Transport;
+use crate::connection::{Addresses, Connection, TlsInfo};
 use crate::drain::{Readiness, Signals, raised};
 use crate::limits::Limits;
+use crate::proxy_protocol::{self, ProxyProtocolError};
+use crate::stream::{Arrived, Client, Streams};
 use crate::telemetry::{ConnectionFault, PortMetrics};
-use crate::tls::accept::{Hosts, TlsError, accept as accept_tls};
+use crate::tls::accept::{Hosts, Taker, TlsError, greet};
 
 /// What all accept loops share.
 pub(crate) struct Context<A> {
     pub(crate) front: Arc<Front<A>>,
+    pub(crate) streams: Streams,
     pub(crate) limits: Arc<Limits>,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) readiness: Arc<Readiness>,
@@ -32,9 +35,21 @@ pub(crate) struct Context<A> {
 /// How an address meets its clients; swapped whole when a snapshot changes it, without touching the socket.
 #[derive(Debug)]
 pub(crate) struct Face {
-    /// None: plain HTTP.
-    pub(crate) tls: Option<Hosts>,
+    pub(crate) entrance: Entrance,
+    /// Whether connections begin with a header of the PROXY protocol.
+    pub(crate) proxy_protocol: bool,
     pub(crate) metrics: Arc<PortMetrics>,
+}
+
+/// How what comes on an address begins.
+#[derive(Debug)]
+pub(crate) enum Entrance {
+    /// With a request.
+    Http,
+    /// With a ClientHello.
+    Tls(Hosts),
+    /// With any bytes, or with datagrams.
+    Stream,
 }
 
 /// The first pause after the system refused to accept.
@@ -108,46 +123,93 @@ struct Accepted {
     permit: OwnedSemaphorePermit,
 }
 
+/// A connection whose beginning is known.
+enum Opened {
+    Http(Transport, Option<TlsInfo>),
+    Stream(Client),
+}
+
+/// Why it did not get so far.
+#[derive(Debug, thiserror::Error)]
+enum NotOpened {
+    #[error(transparent)]
+    ProxyProtocol(#[from] ProxyProtocolError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
 impl Accepted {
     async fn serve<A: HttpServerApp + Send + Sync + 'static>(self, context: Arc<Context<A>>) {
         let Self { socket, ends, face, signals, permit } = self;
+        let (started, start_time) = (std::time::Instant::now(), SystemTime::now());
         let guard = face.metrics.accepted();
-        let (transport, tls) = if let Some(hosts) = &face.tls {
-            let deadline = Instant::now() + context.limits.handshake;
-            let mut cut = signals.cut.clone();
-            // Boxed, so that a connection does not carry the handshake's state for all its life.
-            let handshake = Box::pin(accept_tls(socket, hosts, deadline, &context.limits));
-            let shaken = tokio::select! {
-                shaken = handshake => shaken,
-                () = raised(&mut cut) => return,
-            };
-            match shaken {
-                Ok((stream, info)) => (Transport::Tls(Box::new(stream)), Some(info)),
-                Err(error) => {
-                    tracing::debug!(address = %ends.0, peer = %ends.1, %error, "no TLS");
-                    face.metrics.fault(fault(&error));
-                    return;
-                }
+        let deadline = Instant::now() + context.limits.handshake;
+        let mut cut = signals.cut.clone();
+        // Boxed, so that a connection does not carry the handshake's state for all its life.
+        let opening = Box::pin(open(socket, ends, &face, deadline, &context.limits));
+        let opened = tokio::select! {
+            opened = opening => opened,
+            () = raised(&mut cut) => return,
+        };
+        let (opened, addresses) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::debug!(address = %ends.0, peer = %ends.1, %error, "not served");
+                face.metrics.fault(match error {
+                    NotOpened::ProxyProtocol(_) => ConnectionFault::ProxyProtocol,
+                    NotOpened::Tls(error) => error.fault(),
+                });
+                return;
             }
-        } else {
-            (Transport::Plain(socket), None)
         };
         // A connection must not keep the certificates of its day.
         drop(face);
-        let limits = context.limits.clone();
-        let connection = Connection::new(ends, tls, limits, (signals.clone(), context.readiness.clone()), (guard, permit));
-        let io = Io::new(transport, Arc::new(connection), context.limits.write_buffer);
-        context.front.serve(Box::new(io), signals).await;
+        match opened {
+            Opened::Http(transport, tls) => {
+                let (limits, state) = (context.limits.clone(), (signals.clone(), context.readiness.clone()));
+                let connection = Connection::new(addresses, tls, limits, state, (guard, permit));
+                let io = Io::new(transport, Arc::new(connection), context.limits.write_buffer);
+                context.front.serve(Box::new(io), signals).await;
+            }
+            Opened::Stream(client) => {
+                let arrived = Arrived { client, addresses, started, start_time, deadline };
+                context.streams.serve(arrived, guard.port(), signals).await;
+                drop((guard, permit));
+            }
+        }
     }
 }
 
-fn fault(error: &TlsError) -> ConnectionFault {
-    match error {
-        TlsError::HelloTimeout => ConnectionFault::ClientHelloTimeout,
-        TlsError::HandshakeTimeout => ConnectionFault::HandshakeTimeout,
-        TlsError::Name(_) => ConnectionFault::NoCertificate,
-        TlsError::Io(_) | TlsError::NotTls | TlsError::Hello => ConnectionFault::Handshake,
-    }
+/// Everything before the first byte of a request or a stream, all of it before `deadline`.
+async fn open(
+    mut socket: TcpStream,
+    (local, peer): (SocketAddr, SocketAddr),
+    face: &Face,
+    deadline: Instant,
+    limits: &Limits,
+) -> Result<(Opened, Addresses), NotOpened> {
+    let told = if face.proxy_protocol { proxy_protocol::read(&mut socket, deadline).await? } else { None };
+    let addresses = match told {
+        Some(ends) => Addresses { local, peer: ends.source, destination: ends.destination },
+        None if local.ip().is_unspecified() => Addresses { local, peer, destination: socket.local_addr().unwrap_or(local) },
+        None => Addresses { local, peer, destination: local },
+    };
+    let opened = match &face.entrance {
+        Entrance::Http => Opened::Http(Transport::Plain(socket), None),
+        Entrance::Stream => Opened::Stream(Client::Tcp(socket)),
+        Entrance::Tls(hosts) => {
+            let greeted = greet(socket, hosts, deadline, limits).await?;
+            match greeted.taker {
+                Taker::Stream(_) | Taker::PassThrough => Opened::Stream(Client::Tls(Box::new(greeted))),
+                Taker::Http(ending) => {
+                    let client = (greeted.accepted, greeted.name);
+                    let (stream, info) = ending.shake(client, greeted.socket, deadline, limits).await?;
+                    Opened::Http(Transport::Tls(Box::new(stream.into())), Some(info))
+                }
+            }
+        }
+    };
+    Ok((opened, addresses))
 }
 
 /// Not one line for each connection of a flood.

@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use isthmus_routing::{Gateway, GatewayKey, Listener};
 
-use crate::config::Config;
+use crate::config::{Bind, Config, Speech};
 use crate::{ListenerReport, Report, tls};
 
 /// Every listener on every address of its Gateway, in the snapshot's order.
-pub(crate) fn of(config: &Config, failed: &BTreeMap<SocketAddr, String>, tls: &tls::Listeners) -> Report {
+pub(crate) fn of(config: &Config, failed: &BTreeMap<Bind, String>, tls: &tls::Listeners) -> Report {
     let of_gateway =
         |(key, gateway)| listeners(gateway, config.addresses(gateway)).map(move |(listener, address)| (key, listener, address));
     let listeners = config.snapshot.gateways.iter().flat_map(|(key, gateway)| of_gateway((key, gateway.as_ref())));
@@ -30,20 +30,21 @@ fn listeners<'g>(gateway: &'g Gateway, addresses: &'g [IpAddr]) -> impl Iterator
 fn fault(
     config: &Config,
     (gateway, listener, address): (&GatewayKey, &Listener, SocketAddr),
-    failed: &BTreeMap<SocketAddr, String>,
+    failed: &BTreeMap<Bind, String>,
     tls: &tls::Listeners,
 ) -> Option<String> {
-    let port = config.ports.get(&address)?;
+    let bind = Bind { address, transport: listener.protocol.transport() };
+    let port = config.ports.get(&bind)?;
     if port.gateway != *gateway {
         let owner = &port.gateway;
-        return Some(format!("{owner} has {address} already: give one of them another address or port"));
+        return Some(format!("{owner} has {bind} already: give one of them another address or port"));
     }
-    if port.protocol != listener.protocol {
-        let other = port.protocol.as_str();
+    if port.speech != Speech::of(listener.protocol) {
+        let other = port.speech.as_str();
         return Some(format!(
             "another listener of this Gateway speaks {other} on port {}: give one of them another port",
             address.port()
         ));
     }
-    failed.get(&address).cloned().or_else(|| tls.fault(gateway, &listener.name))
+    failed.get(&bind).cloned().or_else(|| tls.fault(gateway, &listener.name))
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use isthmus_routing::{Gateway, GatewayKey, Listener};
+use isthmus_routing::{Gateway, GatewayKey, Listener, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -12,6 +12,8 @@ use crate::connection::serve::Front;
 use crate::connection::serve::tests::Echo;
 use crate::drain::Readiness;
 use crate::limits::Limits;
+use crate::stream::Streams;
+use crate::udp::tests::bed;
 use crate::{AccessLog, Options};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
@@ -29,8 +31,10 @@ async fn start(snapshot: Snapshot, limits: Limits) -> Fixture {
     let telemetry = Telemetry::start(&options).expect("nothing to open");
     let limits = Arc::new(options.limits);
     let readiness = Arc::new(Readiness::default());
+    let shared = Arc::new(ArcSwap::from_pointee(Config::empty()));
     let context = Context {
         front: Arc::new(Front::new(Arc::new(Echo), limits.clone())),
+        streams: Streams { config: shared.clone(), telemetry: telemetry.clone(), limits: limits.clone() },
         permits: Arc::new(Semaphore::new(limits.connections)),
         readiness: readiness.clone(),
         limits,
@@ -38,8 +42,7 @@ async fn start(snapshot: Snapshot, limits: Limits) -> Fixture {
     let (report, mut reports) = watch::channel(Arc::default());
     let (orders, ordered) = mpsc::channel(1);
     let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
-    let manager =
-        Manager::new(Arc::new(context), Arc::new(ArcSwap::from_pointee(Config::empty())), telemetry, report, everywhere());
+    let manager = Manager::new(Arc::new(context), shared, telemetry, report, everywhere());
     assert_eq!(readiness.state(), State::Starting);
     let running = tokio::spawn(manager.run(receiver, ordered));
     sender.send_replace(Arc::new(snapshot));
@@ -179,6 +182,28 @@ async fn a_changed_protocol_ends_what_spoke_the_old_one() {
     assert!(is_closed(&mut plain).await);
     ask(&mut connect(port).await.expect("open"), GET, "use https:// for the URL").await;
     assert!(f.faults()[0].1.as_ref().is_some_and(|fault| fault.contains("no certificate")), "{:?}", f.faults());
+}
+
+#[tokio::test]
+async fn the_last_sessions_of_a_removed_listener_make_way_for_a_new_one() {
+    let (endpoint, _answering) = bed::endpoint("a").await;
+    let address = bed::nobody().await;
+    let shares = &[(1, Some("a"), &[endpoint][..])];
+    let limits = Limits { bind_retry: Duration::from_millis(20), ..Limits::default() };
+    let mut fixture = start(bed::snapshot(address, shares), limits).await;
+    let client = bed::Client::of("127.0.0.1", address).await;
+    let first = client.ask("x").await.expect("an answer");
+    fixture.serve(Snapshot::default()).await;
+    assert_eq!(client.ask("x").await.as_ref(), Some(&first), "the session goes on without its listener");
+    assert_eq!(bed::Client::of("127.0.0.1", address).await.ask("x").await, None, "no other one begins");
+    // On all addresses, which is another socket and cannot be had beside the old one.
+    for address in [address, (Ipv4Addr::UNSPECIFIED, address.port()).into()] {
+        fixture.serve(bed::snapshot(address, shares)).await;
+        while fixture.faults().iter().any(|(_, fault)| fault.is_some()) {
+            fixture.reports.changed().await.expect("a report");
+        }
+        assert!(client.ask("x").await.is_some_and(|answer| answer != first), "a new session");
+    }
 }
 
 #[tokio::test]

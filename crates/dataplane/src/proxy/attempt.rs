@@ -1,7 +1,9 @@
 //! Tries: the endpoint of the next one, and what is made of one that failed.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result, RetryType};
@@ -9,10 +11,13 @@ use pingora_http::ResponseHeader;
 
 use super::context::{RequestContext, answered};
 use super::deadline::Passed;
+use super::defaults;
 use super::local_response::GRPC_STATUS;
 use super::retry::{Cause, Verdict};
 use super::timed::DEADLINE;
+use crate::balance::Unchosen;
 use crate::telemetry::Flags;
+use crate::upstream::{UpstreamTlsError, is_refusal};
 
 /// What a try fails with when its response is one that is tried again.
 const UNWANTED: ErrorType = ErrorType::Custom("UnwantedResponse");
@@ -34,8 +39,17 @@ pub(super) async fn next(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
         return Err(Error::new_up(DEADLINE));
     }
     let destination = ctx.destination.as_ref().ok_or_else(no_endpoint)?;
-    let endpoint = destination.backend.choose(&mut ctx.tried).ok_or_else(no_endpoint)?;
-    let mut peer = Box::new(endpoint.peer(destination.wire).clone());
+    let endpoint = match destination.backend.choose_for(&destination.caller, &mut ctx.tried) {
+        Ok(endpoint) => endpoint,
+        Err(Unchosen::Nobody) => return Err(no_endpoint()),
+        Err(Unchosen::Refused(failure)) => {
+            if failure.is_refusal() {
+                ctx.count_refused_certificate();
+            }
+            return Err(unproven(failure));
+        }
+    };
+    let mut peer = endpoint.peer(destination.wire, &destination.caller);
     ctx.deadlines.begin_try(&rule.patience, now);
     ctx.deadlines.apply(&mut peer, &rule.patience, destination.manner, now);
     if let Some(record) = &mut ctx.record {
@@ -50,9 +64,29 @@ pub(super) async fn next(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
     Ok(peer)
 }
 
+/// There is a connection, fresh or kept, and nothing of the request has been sent on it.
+///
+/// # Errors
+/// When it must not be used, because its certificate is not known to fulfil the backend's policy.
+pub(super) async fn connected(ctx: &RequestContext, digest: Option<&Digest>) -> Result<()> {
+    let (Some(endpoint), Some(destination)) = (&ctx.in_flight, &ctx.destination) else { return Ok(()) };
+    let left = ctx.deadlines.remaining(Instant::now()).unwrap_or(defaults::CONNECT);
+    endpoint.admit(digest, &destination.caller, left.min(defaults::CONNECT)).await.map_err(unproven)
+}
+
+/// The endpoint was asked for its certificate, and it is not one that is taken.
+fn unproven(failure: Arc<UpstreamTlsError>) -> Box<Error> {
+    let etype = if failure.is_refusal() { ErrorType::InvalidCert } else { ErrorType::TLSHandshakeFailure };
+    Error::because(etype, "verifying the endpoint's certificate", failure).into_up()
+}
+
 /// No connection was made.
 pub(super) fn not_connected(session: &ServerSession, ctx: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
     error.retry.decide_reuse(false);
+    if is_refusal(&error) {
+        error.etype = ErrorType::InvalidCert;
+        refused(ctx, &error);
+    }
     let again = judge(session, ctx, passed_or(ctx, Some(Cause::NotConnected)));
     error.set_retry(again);
     error
@@ -69,6 +103,11 @@ pub(super) fn failed(session: &ServerSession, ctx: &mut RequestContext, mut erro
     }
     let cause = match (&error.esource, &error.etype) {
         (_, etype) if *etype == DEADLINE => None,
+        (ErrorSource::Upstream, ErrorType::InvalidCert) => {
+            refused(ctx, &error);
+            Some(Cause::NotConnected)
+        }
+        (ErrorSource::Upstream, ErrorType::TLSHandshakeFailure) => Some(Cause::NotConnected),
         (ErrorSource::Upstream, _) if maybe_stale => Some(Cause::Stale),
         (ErrorSource::Upstream, ErrorType::WriteError) if reused => Some(Cause::Stale),
         (ErrorSource::Upstream, _) if error.retry() => Some(Cause::Refused),
@@ -81,6 +120,14 @@ pub(super) fn failed(session: &ServerSession, ctx: &mut RequestContext, mut erro
     let again = judge(session, ctx, passed_or(ctx, cause));
     error.set_retry(again);
     error
+}
+
+/// The certificate of the endpoint was refused.
+fn refused(ctx: &mut RequestContext, error: &Error) {
+    ctx.count_refused_certificate();
+    if let Some(endpoint) = &ctx.in_flight {
+        endpoint.complain(error);
+    }
 }
 
 /// A response came.

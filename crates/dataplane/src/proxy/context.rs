@@ -1,5 +1,6 @@
 //! What is known of a request on its way through the phases.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +20,7 @@ use crate::connection::Connection;
 use crate::filter::cors::Granted;
 use crate::filter::mirror::Copies;
 use crate::telemetry::{Flags, RequestRecord, Telemetry};
+use crate::upstream::Caller;
 
 /// Made anew for each request.
 #[derive(Debug, Default)]
@@ -26,6 +28,8 @@ pub(crate) struct RequestContext {
     /// What telemetry is told in the end; none: the request was not begun.
     pub(super) record: Option<RequestRecord>,
     pub(super) connection: Option<Arc<Connection>>,
+    /// The client: the connection's peer, or whom trusted proxies name. None: the request was refused before that was known.
+    pub(super) client: Option<SocketAddr>,
     /// The configuration that decides, from the request's begin to its end.
     pub(super) config: Option<Arc<Config>>,
     pub(super) grpc: bool,
@@ -51,6 +55,8 @@ pub(super) struct Destination {
     /// The position of the backendRef.
     pub(super) position: usize,
     pub(super) backend: Arc<BackendState>,
+    /// On whose behalf.
+    pub(super) caller: Caller,
     pub(super) wire: Wire,
     pub(super) manner: Manner,
 }
@@ -76,6 +82,13 @@ impl RequestContext {
     pub(super) fn flag(&mut self, flags: Flags) {
         if let Some(record) = &mut self.record {
             record.flags.set(flags);
+        }
+    }
+
+    /// The certificate of an endpoint was refused.
+    pub(super) fn count_refused_certificate(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.refused_certificates += 1;
         }
     }
 

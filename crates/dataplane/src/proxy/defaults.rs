@@ -16,6 +16,9 @@ pub(crate) const STREAM_IDLE: Duration = Duration::from_secs(60 * 60);
 /// a request seldom meets a connection that is just being closed.
 pub(crate) const POOL_IDLE: Duration = Duration::from_secs(50);
 
+/// The same where a connection begins with a header of the PROXY protocol: it serves one client's connection only, and nobody after it.
+pub(crate) const ANNOUNCED_IDLE: Duration = Duration::from_secs(10);
+
 /// Unused connections that are kept, for each worker thread.
 pub(crate) const POOL_SIZE: usize = 1024;
 

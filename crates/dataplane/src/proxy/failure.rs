@@ -59,6 +59,11 @@ fn explain(source: &ErrorSource, etype: &ErrorType, late: bool) -> Failure {
         (ErrorSource::Upstream, E::ReadTimedout | E::WriteTimedout) => {
             answer(504, Flags::STREAM_IDLE, "the backend stood still for too long")
         }
+        (ErrorSource::Upstream, E::InvalidCert) => answer(
+            503,
+            Flags::UPSTREAM_CONNECTION_FAILURE | Flags::UPSTREAM_CERTIFICATE,
+            "no connection to the backend could be made: its certificate is refused",
+        ),
         (
             ErrorSource::Upstream,
             E::ConnectTimedout
@@ -69,8 +74,7 @@ fn explain(source: &ErrorSource, etype: &ErrorType, late: bool) -> Failure {
             | E::BindError
             | E::HandshakeError
             | E::TLSHandshakeFailure
-            | E::TLSHandshakeTimedout
-            | E::InvalidCert,
+            | E::TLSHandshakeTimedout,
         ) => answer(503, Flags::UPSTREAM_CONNECTION_FAILURE, "no connection to the backend could be made"),
         (ErrorSource::Upstream, E::H2Error) => answer(502, Flags::UPSTREAM_RESET, "the backend reset the stream"),
         (ErrorSource::Upstream, E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Downgrade) => {
@@ -103,6 +107,14 @@ mod tests {
             (Upstream, ErrorType::ConnectRefused, false, Some((503, Flags::UPSTREAM_CONNECTION_FAILURE))),
             (Upstream, ErrorType::ConnectTimedout, false, Some((503, Flags::UPSTREAM_CONNECTION_FAILURE))),
             (Upstream, ErrorType::ConnectTimedout, true, Some((504, Flags::UPSTREAM_TIMEOUT))),
+            (Upstream, ErrorType::TLSHandshakeFailure, false, Some((503, Flags::UPSTREAM_CONNECTION_FAILURE))),
+            (
+                Upstream,
+                ErrorType::InvalidCert,
+                false,
+                Some((503, Flags::UPSTREAM_CONNECTION_FAILURE | Flags::UPSTREAM_CERTIFICATE)),
+            ),
+            (Upstream, ErrorType::InvalidCert, true, Some((504, Flags::UPSTREAM_TIMEOUT))),
             (Upstream, ErrorType::ReadTimedout, false, Some((504, Flags::STREAM_IDLE))),
             (Upstream, ErrorType::ReadTimedout, true, Some((504, Flags::UPSTREAM_TIMEOUT))),
             (Downstream, DEADLINE, true, Some((504, Flags::UPSTREAM_TIMEOUT))),

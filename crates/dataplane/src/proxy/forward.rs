@@ -1,8 +1,8 @@
 //! What an endpoint is sent.
 
-use http::HeaderValue;
 use http::header::{COOKIE, HOST, TE};
-use pingora_error::{ErrorType::InternalError, OrErr, Result};
+use http::{HeaderValue, Version};
+use pingora_error::{Error, ErrorType, ErrorType::InternalError, OrErr, Result};
 use pingora_http::RequestHeader;
 
 use super::context::RequestContext;
@@ -15,6 +15,10 @@ pub(super) fn prepare(request: &mut RequestHeader, ctx: &RequestContext) -> Resu
     let (Some(matched), Some(destination)) = (&ctx.matched, &ctx.destination) else { return Ok(()) };
     if let Some(loan) = &ctx.loan {
         loan.begin_try();
+    }
+    if destination.wire == Wire::H2 && request.version != Version::HTTP_2 {
+        // Pingora falls back to HTTP/1 then, which gRPC is not.
+        return Err(Error::explain(ErrorType::H2Downgrade, "the endpoint did not choose HTTP/2 by ALPN").into_up());
     }
     // Pingora makes the target of Host, if there is one: with it the scheme is the connection's, not the client's.
     if !request.headers.contains_key(HOST)

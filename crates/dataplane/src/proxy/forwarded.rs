@@ -1,8 +1,11 @@
 //! Headers by which a proxy tells backends who asked. A client's own are not trusted: they are dropped, and ours are made from the
-//! connection.
+//! connection. Only behind trusted proxies those that they have written count, which are the last ones of a chain.
+
+mod chain;
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderValue;
 use http::header::{FORWARDED, HeaderName};
@@ -10,6 +13,7 @@ use pingora_error::Result;
 use pingora_http::RequestHeader;
 
 use super::wire;
+use chain::Chain;
 
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
@@ -19,26 +23,58 @@ const REQUEST_ID: &str = "X-Request-Id";
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Truth {
     /// Its address, or that of the last proxy before us.
-    pub(super) peer: IpAddr,
+    pub(super) peer: SocketAddr,
     /// Whether it came under TLS.
     pub(super) https: bool,
     /// The port that it dialled.
     pub(super) port: u16,
+    /// How many proxies before us are trusted.
+    pub(super) trusted_hops: u8,
+}
+
+/// The client as everything after this sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Client {
+    /// Its address; the port is 0 if trusted proxies tell of it, since they do not tell of ports.
+    pub(super) address: SocketAddr,
+    /// Whether it speaks under TLS, be it with us or with a trusted proxy.
+    pub(super) https: bool,
+    /// The port that it dialled; behind trusted proxies, if they speak another scheme with us than with it, that scheme's port.
+    pub(super) port: u16,
 }
 
 /// Drops what a client might deceive backends with, and adds the truth. Rules match what is there afterwards.
-pub(super) fn vouch(request: &mut RequestHeader, truth: &Truth) -> Result<()> {
+pub(super) fn vouch(request: &mut RequestHeader, truth: &Truth) -> Result<Client> {
+    let chain = if truth.trusted_hops == 0 { None } else { Chain::read(&request.headers, truth.trusted_hops) };
     drop_claims(request);
     keep_or_make_request_id(request)?;
+    let client = Client::of(truth, chain.as_ref());
     let host = wire::authority(request);
-    request.insert_header("X-Forwarded-For", value(truth.peer)?)?;
-    request.insert_header("X-Forwarded-Proto", if truth.https { HTTPS } else { HTTP })?;
-    request.insert_header("X-Forwarded-Port", HeaderValue::from(truth.port))?;
-    request.insert_header(FORWARDED, forwarded(truth.peer, host.as_ref(), truth.https))?;
+    let hops = chain.as_ref().map_or(&[][..], |chain| &chain.hops);
+    request.insert_header(FORWARDED, forwarded(hops, truth.peer.ip(), host.as_ref(), client.https))?;
+    request.insert_header("X-Forwarded-For", value(chain.map(|chain| chain.text), truth.peer.ip())?)?;
+    request.insert_header("X-Forwarded-Proto", if client.https { HTTPS } else { HTTP })?;
+    request.insert_header("X-Forwarded-Port", HeaderValue::from(client.port))?;
     if let Some(host) = host {
         request.insert_header("X-Forwarded-Host", host)?;
     }
-    Ok(())
+    Ok(client)
+}
+
+impl Client {
+    fn of(truth: &Truth, chain: Option<&Chain>) -> Self {
+        let Some(chain) = chain else {
+            return Self { address: truth.peer, https: truth.https, port: truth.port };
+        };
+        let address = chain.hops.first().map_or(truth.peer, |client| SocketAddr::new(*client, 0));
+        let https = chain.https.unwrap_or(truth.https);
+        let port = match https {
+            _ if https == truth.https => truth.port,
+            true => 443,
+            false => 80,
+        };
+        Self { address, https, port }
+    }
 }
 
 /// Whether a client may not take this header away by naming it in Connection.
@@ -118,32 +154,56 @@ fn request_id(random: u128) -> HeaderValue {
     HeaderValue::from_bytes(&text).expect("hexadecimal digits are fit for a header")
 }
 
-/// RFC 7239. Values with a colon are quoted, IPv6 addresses are in brackets.
-fn forwarded(peer: IpAddr, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
+/// RFC 7239: one element for each hop, of which the first one knows the client's scheme and host. Values with a colon are quoted, IPv6
+/// addresses are in brackets.
+fn forwarded(hops: &[IpAddr], peer: IpAddr, host: Option<&HeaderValue>, https: bool) -> HeaderValue {
     let mut text = String::with_capacity(96);
-    let proto = if https { "https" } else { "http" };
-    // Writing to a string cannot fail.
-    let _ = match peer {
-        IpAddr::V4(peer) => write!(text, "for={peer};proto={proto}"),
-        IpAddr::V6(peer) => write!(text, "for=\"[{peer}]\";proto={proto}"),
-    };
-    // Hosts have passed `path::host_of`, so they have no quotes; a colon makes quotes necessary.
-    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
-        let _ = if host.contains(':') { write!(text, ";host=\"{host}\"") } else { write!(text, ";host={host}") };
+    for (position, hop) in hops.iter().chain([&peer]).enumerate() {
+        // Writing to a string cannot fail.
+        let _ = match hop {
+            _ if position > 0 => write!(text, ", {}", Node(*hop)),
+            hop => write!(text, "{};proto={}", Node(*hop), if https { "https" } else { "http" }),
+        };
+        // Hosts have passed `path::host_of`, so they have no quotes; a colon makes quotes necessary.
+        if position == 0
+            && let Some(host) = host.and_then(|host| host.to_str().ok())
+        {
+            let _ = if host.contains(':') { write!(text, ";host=\"{host}\"") } else { write!(text, ";host={host}") };
+        }
     }
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("for=unknown"))
 }
 
-fn value(ip: IpAddr) -> Result<HeaderValue> {
+/// The `for` of an element.
+struct Node(IpAddr);
+
+impl std::fmt::Display for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            IpAddr::V4(ip) => write!(f, "for={ip}"),
+            IpAddr::V6(ip) => write!(f, "for=\"[{ip}]\""),
+        }
+    }
+}
+
+/// The chain so far, if it is believed, and whoever is connected to us.
+fn value(chain: Option<Vec<u8>>, peer: IpAddr) -> Result<HeaderValue> {
     use pingora_error::{ErrorType::InternalError, OrErr};
-    let mut text = String::with_capacity(40);
-    let _ = write!(text, "{ip}");
-    HeaderValue::try_from(text).or_err(InternalError, "an address is fit for a header")
+    let mut text = chain.unwrap_or_default();
+    if !text.is_empty() {
+        text.extend_from_slice(b", ");
+    }
+    // Writing to a vector cannot fail.
+    let _ = write!(text, "{peer}");
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).or_err(InternalError, "addresses are fit for a header")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// How many proxies are trusted, headers as they came, the client, whether it uses TLS, and headers as they go.
+    type Case<'a> = (u8, &'a [(&'a str, &'a str)], &'a str, bool, &'a [(&'a str, &'a str)]);
 
     #[test]
     fn claims_of_clients_are_dropped_in_every_spelling() {
@@ -183,8 +243,9 @@ mod tests {
         for (name, value) in [("Host", "a.example:8443"), ("x-forwarded-for", "6.6.6.6"), ("X-Forwarded-Proto", "http")] {
             request.append_header(name, value).expect("a header");
         }
-        let truth = Truth { peer: [10, 0, 0, 1].into(), https: true, port: 443 };
-        vouch(&mut request, &truth).expect("vouched");
+        let truth = Truth { peer: ([10, 0, 0, 1], 5).into(), https: true, port: 443, trusted_hops: 0 };
+        let client = vouch(&mut request, &truth).expect("vouched");
+        assert_eq!(client, Client { address: truth.peer, https: true, port: 443 });
         for (name, expected) in [
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-proto", "https"),
@@ -194,6 +255,74 @@ mod tests {
         ] {
             let values: Vec<_> = request.headers.get_all(name).iter().collect();
             assert_eq!(values, [expected], "{name}");
+        }
+    }
+
+    #[test]
+    fn what_trusted_proxies_say_is_kept_and_added_to() {
+        const FOR: (&str, &str) = ("x-forwarded-for", "10.0.0.9");
+        const PROTO: (&str, &str) = ("x-forwarded-proto", "http");
+        const PORT: (&str, &str) = ("x-forwarded-port", "8080");
+        const ALONE: (&str, &str) = ("forwarded", "for=10.0.0.9;proto=http;host=a.example");
+        let cases: &[Case<'_>] = &[
+            (
+                1,
+                &[("X-Forwarded-For", "6.6.6.6, 192.0.2.1"), ("X-Forwarded-Proto", "https"), ("Forwarded", "for=evil")],
+                "192.0.2.1:0",
+                true,
+                &[
+                    ("x-forwarded-for", "6.6.6.6, 192.0.2.1, 10.0.0.9"),
+                    ("x-forwarded-proto", "https"),
+                    ("x-forwarded-port", "443"),
+                    ("x-forwarded-host", "a.example"),
+                    ("forwarded", "for=192.0.2.1;proto=https;host=a.example, for=10.0.0.9"),
+                ],
+            ),
+            (
+                2,
+                &[("X-Forwarded-For", "evil"), ("x-forwarded-for", "2001:db8::1"), ("x-forwarded-for", "10.0.0.8")],
+                "[2001:db8::1]:0",
+                false,
+                &[
+                    ("x-forwarded-for", "evil, 2001:db8::1, 10.0.0.8, 10.0.0.9"),
+                    ("x-forwarded-proto", "http"),
+                    ("x-forwarded-port", "8080"),
+                    ("forwarded", "for=\"[2001:db8::1]\";proto=http;host=a.example, for=10.0.0.8, for=10.0.0.9"),
+                ],
+            ),
+            // Nobody vouches for these.
+            (
+                1,
+                &[("X-Real-IP", "6.6.6.6"), ("X-Forwarded-Host", "evil.example"), ("x-forwarded-for", "192.0.2.1")],
+                "192.0.2.1:0",
+                false,
+                &[("x-forwarded-for", "192.0.2.1, 10.0.0.9"), ("x-forwarded-host", "a.example")],
+            ),
+            // A chain that is too short, or is none, has not come through all proxies: nothing of it counts.
+            (2, &[("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")], "10.0.0.9:5", false, &[FOR, PROTO, PORT]),
+            (
+                1,
+                &[("x-forwarded-for", "192.0.2.1, evil"), ("x-forwarded-proto", "https")],
+                "10.0.0.9:5",
+                false,
+                &[FOR, PROTO, PORT],
+            ),
+            (1, &[("x-forwarded-proto", "https")], "10.0.0.9:5", false, &[FOR, PROTO, PORT, ALONE]),
+            (0, &[("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")], "10.0.0.9:5", false, &[FOR, PROTO, PORT]),
+        ];
+        for (trusted_hops, sent, address, https, expected) in cases {
+            let mut request = RequestHeader::build("GET", b"/", None).expect("a request");
+            for (name, value) in [("Host", "a.example")].iter().chain(*sent) {
+                request.append_header(*name, *value).expect("a header");
+            }
+            let truth = Truth { peer: ([10, 0, 0, 9], 5).into(), https: false, port: 8080, trusted_hops: *trusted_hops };
+            let client = vouch(&mut request, &truth).expect("vouched");
+            assert_eq!((client.address.to_string(), client.https), ((*address).to_owned(), *https), "{sent:?}");
+            for (name, expected) in *expected {
+                let values: Vec<_> = request.headers.get_all(*name).iter().collect();
+                assert_eq!(values, [expected], "{name} of {sent:?}");
+            }
+            assert!(request.headers.get("x-real-ip").is_none());
         }
     }
 
@@ -235,7 +364,7 @@ mod tests {
             ("2001:db8::1", Some(&host), true, "for=\"[2001:db8::1]\";proto=https;host=\"a.example:8080\""),
             ("10.0.0.1", Some(&HeaderValue::from_static("a.example")), true, "for=10.0.0.1;proto=https;host=a.example"),
         ] {
-            assert_eq!(forwarded(peer.parse().expect("an address"), host, https), expected);
+            assert_eq!(forwarded(&[], peer.parse().expect("an address"), host, https), expected);
         }
     }
 

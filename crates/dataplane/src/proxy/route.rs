@@ -14,12 +14,13 @@ use super::local_response::Reply;
 use super::{forward, forwarded, timed, wire};
 use crate::balance::Tried;
 use crate::config::rule::CompiledRule;
-use crate::config::{CompiledListener, Config, Port};
-use crate::connection::{Connection, TlsInfo};
+use crate::config::{Bind, CompiledListener, Config, Port};
+use crate::connection::TlsInfo;
 use crate::filter::mirror::{Copies, Mirrors};
 use crate::filter::redirect::Arrival;
 use crate::filter::{Answering, Filters, cors, redirect};
 use crate::telemetry::Flags;
+use crate::upstream::Caller;
 
 /// Decides where the request goes.
 ///
@@ -35,23 +36,29 @@ pub(super) fn decide(session: &mut ServerSession, ctx: &mut RequestContext) -> R
     let (Some(config), Some(connection)) = (ctx.config.clone(), ctx.connection.clone()) else {
         return Err(Reply::error(500, Flags::default(), "the request did not come over a listener"));
     };
-    let port = config.ports.get(&connection.local);
+    let port = config.ports.get(&Bind::tcp(connection.local));
     let truth = forwarded::Truth {
-        peer: connection.peer.ip(),
+        peer: connection.peer,
         https: connection.tls.is_some(),
         port: port.map_or(connection.local.port(), |port| port.dialled()),
+        trusted_hops: port.map_or(0, |port| port.trusted_hops),
     };
-    if forwarded::vouch(session.req_header_mut(), &truth).is_err() {
+    let Ok(client) = forwarded::vouch(session.req_header_mut(), &truth) else {
         return Err(Reply::error(431, Flags::DOWNSTREAM_PROTOCOL_ERROR, "the request has too many headers"));
-    }
+    };
+    ctx.client = Some(client.address);
     let listener = listener(port, connection.tls.as_ref(), &host)?;
     if let Some(record) = &mut ctx.record {
         record.listener = Some(listener.metrics().clone());
     }
     let rule = find(listener, session, ctx, &host)?;
-    let arrived = Arrived { host: &host, listener, connection: &connection };
+    // Where proxies speak another scheme with clients than with us, clients do not know our port.
+    let arrived_port = if client.https == truth.https { listener.port() } else { client.port };
+    let arrived = Arrived { host: &host, https: client.https, port: arrived_port };
     filter(&rule.filters, session, ctx, &arrived)?;
-    let position = choose(&rule, session, ctx, &config)?;
+    let certificate = port.and_then(|port| port.client_certificate.clone());
+    let caller = Caller::new(client.address, &connection, certificate);
+    let position = choose(&rule, session, ctx, (&config, caller))?;
     rule.backend_filters(position).map_or(Ok(()), |filters| filter(filters, session, ctx, &arrived))
 }
 
@@ -75,8 +82,8 @@ pub(super) async fn prepare(session: &mut ServerSession, ctx: &mut RequestContex
 
 struct Arrived<'a> {
     host: &'a str,
-    listener: &'a CompiledListener,
-    connection: &'a Connection,
+    https: bool,
+    port: u16,
 }
 
 /// The listener that a host belongs to. Under TLS it has to be the one whose certificate and rules the client has been shown, since a
@@ -133,9 +140,9 @@ fn filter(filters: &Filters, session: &ServerSession, ctx: &mut RequestContext, 
             }
             Answering::Redirect(filter) => {
                 let arrival = Arrival {
-                    https: arrived.connection.tls.is_some(),
+                    https: arrived.https,
                     host: arrived.host,
-                    port: arrived.listener.port(),
+                    port: arrived.port,
                     prefix: ctx.matched.as_ref().and_then(|matched| matched.prefix),
                 };
                 return Err(redirect::answer(filter, header, &arrival));
@@ -146,14 +153,23 @@ fn filter(filters: &Filters, session: &ServerSession, ctx: &mut RequestContext, 
 }
 
 /// Draws a backend by the weights; returns the position of its backendRef.
-fn choose(rule: &CompiledRule, session: &ServerSession, ctx: &mut RequestContext, config: &Config) -> Result<usize, Reply> {
+fn choose(
+    rule: &CompiledRule,
+    session: &ServerSession,
+    ctx: &mut RequestContext,
+    (config, caller): (&Config, Caller),
+) -> Result<usize, Reply> {
     let invalid = |text: &'static str| Reply::error(500, Flags::NO_BACKEND, text);
     let share = rule.share().ok_or_else(|| invalid("the route's rule has no backend with a weight"))?;
     if let Some(record) = &mut ctx.record {
         record.backend = Some(share.position);
     }
     let key = share.backend.ok_or_else(|| invalid("the route's backend is invalid; see the route's status"))?;
-    let Some(backend) = config.backend(key).filter(|backend| !backend.is_empty()) else {
+    let backend = config.backend(key);
+    if backend.is_some_and(|backend| backend.is_refused()) {
+        return Err(invalid("the backend's BackendTLSPolicy cannot be carried out; see the policy's status"));
+    }
+    let Some(backend) = backend.filter(|backend| !backend.is_empty()) else {
         return Err(Reply::error(503, Flags::NO_HEALTHY_UPSTREAM, "the route's backend has no ready endpoint"));
     };
     let header = session.req_header();
@@ -161,6 +177,7 @@ fn choose(rule: &CompiledRule, session: &ServerSession, ctx: &mut RequestContext
     ctx.destination = Some(Destination {
         position: share.position,
         backend: backend.clone(),
+        caller,
         wire: wire_of(backend.protocol(), ctx.grpc, upgrade),
         manner: match (upgrade, ctx.grpc) {
             (true, _) => Manner::Upgrade,
@@ -200,9 +217,12 @@ fn mirror(rule: &CompiledRule, session: &mut ServerSession, ctx: &mut RequestCon
     let (Some(config), false) = (&ctx.config, is_websocket(&header.method, header.version, &header.headers)) else {
         return Ok(());
     };
+    let Some(caller) = ctx.destination.as_ref().map(|destination| &destination.caller) else { return Ok(()) };
     let drawn = rule.filters.mirrors.iter().chain(of_backend).filter_map(|mirror| config.backend(mirror.draw()?));
-    let targets: Vec<_> =
-        drawn.filter_map(|backend| Some((backend.choose(&mut Tried::default())?, backend.protocol()))).collect();
+    let allowed = drawn.filter(|backend| !backend.is_refused());
+    let targets: Vec<_> = allowed
+        .filter_map(|backend| Some((backend.choose_for(caller, &mut Tried::default()).ok()?, backend.protocol())))
+        .collect();
     if targets.is_empty() {
         return Ok(());
     }
@@ -212,7 +232,7 @@ fn mirror(rule: &CompiledRule, session: &mut ServerSession, ctx: &mut RequestCon
     let has_body = !session.is_body_empty();
     for (endpoint, protocol) in targets {
         let wire = wire_of(protocol, ctx.grpc, false);
-        mirrors.send(endpoint, wire, request.clone(), has_body.then_some(&mut copies));
+        mirrors.send((endpoint, wire, caller), request.clone(), has_body.then_some(&mut copies));
     }
     ctx.copies = (!copies.is_empty()).then_some(copies);
     Ok(())

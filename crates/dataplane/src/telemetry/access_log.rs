@@ -1,5 +1,6 @@
 //! The access log: one JSON object a line, with Envoy's names where Envoy has one. `docs/telemetry.md` lists the keys.
 
+mod stream;
 mod writer;
 
 use std::cell::RefCell;
@@ -11,7 +12,8 @@ use http::header::{HOST, HeaderMap, HeaderName, USER_AGENT};
 use isthmus_routing::{BackendKey, Version};
 
 use super::metrics::series::Parent;
-use super::{Exchange, Flags, RequestRecord, RuleMetrics};
+use super::stream::{StreamRecord, StreamSummary};
+use super::{Exchange, Flags, ParentMetrics, RequestRecord, RuleMetrics};
 pub(crate) use writer::AccessLogWriter;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -46,20 +48,21 @@ fn with_line(record: &RequestRecord, exchange: &Exchange<'_>, duration: Duration
     });
 }
 
+/// The same of a connection without HTTP.
+fn with_stream_line(record: &StreamRecord, summary: &StreamSummary, take: impl FnOnce(&[u8])) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.format_stream(record, summary);
+        take(&scratch.line.bytes);
+    });
+}
+
 impl Scratch {
     fn format(&mut self, record: &RequestRecord, exchange: &Exchange<'_>, duration: Duration) {
-        self.remember_second(record.start_time);
+        self.begin(record.start_time);
         self.remember_version(record.config_version);
-        let Self { line, date, version_text, .. } = self;
+        let Self { line, version_text, .. } = self;
         let request = exchange.request;
         let header = |name: &HeaderName| request.headers.get(name).map(http::HeaderValue::as_bytes);
-
-        line.bytes.clear();
-        line.bytes.extend_from_slice(b"{\"start_time\":\"");
-        line.bytes.extend_from_slice(date.as_bytes());
-        let millis = record.start_time.duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_millis());
-        let digit = |value: u32| b'0' + (value % 10) as u8;
-        line.bytes.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z', b'"']);
 
         line.text("method", Some(request.method.as_str().as_bytes()));
         line.text("path", Some(request.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes()));
@@ -77,24 +80,25 @@ impl Scratch {
         line.address("upstream_host", record.endpoint);
         line.address("downstream_remote_address", exchange.client);
         line.address("downstream_local_address", exchange.local);
+        line.text("client_certificate", exchange.client_certificate.map(str::as_bytes));
 
-        match &record.rule {
-            Some(rule) => {
-                line.bytes.extend_from_slice(rule.shown(names_of_rule));
-                match rule.shown_backend(record.backend, name_of_backend) {
-                    Some(backend) => line.bytes.extend_from_slice(backend),
-                    None => line.text("backend", None),
-                }
-            }
-            None => {
-                line.parent(record.listener.as_deref().map(super::ParentMetrics::parent));
-                ["route", "rule", "backend"].iter().for_each(|key| line.text(key, None));
-            }
-        }
+        line.routed(record.rule.as_deref(), record.listener.as_deref(), record.backend);
         line.number("attempts", Some(u64::from(record.attempts)));
         line.text("config_version", record.config_version.map(|_| version_text.as_bytes()));
         line.text("trace_id", Some(&record.trace.trace_id_digits()));
         line.bytes.extend_from_slice(b"}\n");
+    }
+
+    /// A line of something that began then.
+    fn begin(&mut self, start_time: SystemTime) {
+        self.remember_second(start_time);
+        let Self { line, date, .. } = self;
+        line.bytes.clear();
+        line.bytes.extend_from_slice(b"{\"start_time\":\"");
+        line.bytes.extend_from_slice(date.as_bytes());
+        let millis = start_time.duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_millis());
+        let digit = |value: u32| b'0' + (value % 10) as u8;
+        line.bytes.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z', b'"']);
     }
 
     fn remember_second(&mut self, time: SystemTime) {
@@ -160,6 +164,19 @@ impl Line {
     fn parent(&mut self, parent: Option<&Parent>) {
         self.name("gateway", parent.map(|parent| [parent.kind, "/", &parent.namespace, "/", &parent.name]));
         self.text("listener", parent.map(|parent| parent.section.as_bytes()));
+    }
+
+    /// What took it.
+    fn routed(&mut self, rule: Option<&RuleMetrics>, listener: Option<&ParentMetrics>, backend: Option<usize>) {
+        let Some(rule) = rule else {
+            self.parent(listener.map(ParentMetrics::parent));
+            return ["route", "rule", "backend"].iter().for_each(|key| self.text(key, None));
+        };
+        self.bytes.extend_from_slice(rule.shown(names_of_rule));
+        match rule.shown_backend(backend, name_of_backend) {
+            Some(backend) => self.bytes.extend_from_slice(backend),
+            None => self.text("backend", None),
+        }
     }
 
     fn flags(&mut self, key: &str, flags: Flags) {

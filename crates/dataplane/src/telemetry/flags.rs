@@ -56,6 +56,8 @@ flags! {
     DELAY_INJECTED = "DI" at 17;
     /// The client's body or the response stood still for too long.
     STREAM_IDLE = "SI" at 18;
+    /// The endpoint's certificate is not one that the backend's policy takes.
+    UPSTREAM_CERTIFICATE = "UCR" at 19;
 }
 
 impl Flags {

@@ -6,7 +6,9 @@
 pub(crate) mod connection;
 mod count;
 pub(crate) mod series;
+pub(crate) mod stream;
 mod tracked;
+pub(crate) mod udp;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -225,15 +227,27 @@ mod tests {
         let metrics = Metrics::default();
         let gateway = isthmus_routing::GatewayKey { namespace: "a".to_owned(), name: "b".to_owned() };
         let (request, ()) = http::Request::new(()).into_parts();
-        let exchange =
-            Exchange { request: &request, code: 404, bytes_received: 0, bytes_sent: 0, client: None, local: None, tls: false };
+        let exchange = Exchange {
+            request: &request,
+            code: 404,
+            bytes_received: 0,
+            bytes_sent: 0,
+            client: None,
+            local: None,
+            tls: false,
+            client_certificate: None,
+        };
         metrics.series.listener(&gateway, "http").count_unrouted(&exchange, std::time::Duration::ZERO);
+        let streams = metrics.series.listener(&gateway, "tcp");
+        streams.unrouted_streams().began();
+        streams.unrouted_streams().ended(crate::telemetry::StreamEnd::NoRoute, std::time::Duration::ZERO);
         let _connection = metrics.connections.port(&gateway, 80).accepted();
+        metrics.connections.port(&gateway, 53).udp().began();
         metrics.config.served(isthmus_routing::Snapshot::default().version(), UNIX_EPOCH);
         let docs = include_str!("../../../../docs/telemetry.md");
         let text = metrics.expose(Instant::now());
         let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-        assert_eq!(names.len(), 16, "{names:?}");
+        assert_eq!(names.len(), 27, "{names:?}");
         for name in names {
             assert!(docs.contains(&format!("`{name}`")), "{name}");
         }

@@ -1,24 +1,57 @@
-//! A fresh socket on an HTTPS listener -> a TLS stream of the listener that its SNI names.
+//! A fresh socket on a port of HTTPS and TLS listeners -> the listener that its SNI names.
 
 use std::io;
-use std::sync::Arc;
 
-use isthmus_routing::hostname::HostMap;
-use rustls::ServerConfig;
+use isthmus_routing::{HostMap, Hostname};
+use rustls::server::Accepted;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::StartHandshake;
-use tokio_rustls::server::TlsStream;
 
-use crate::connection::{Alpn, TlsInfo};
 use crate::limits::Limits;
+use crate::telemetry::ConnectionFault;
+use crate::tls::client::Refusal;
+use crate::tls::handshake::Ending;
 use crate::tls::hello::{HelloError, Reader, UNRECOGNIZED_NAME};
 
 /// The listeners of one address.
-pub(crate) type Hosts = HostMap<Arc<ServerConfig>>;
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    takers: HostMap<Taker>,
+    /// Whether one of them speaks HTTP.
+    is_http: bool,
+}
 
-/// Why a connection did not get as far as HTTP.
+/// What a listener does with a connection.
+#[derive(Debug, Clone)]
+pub(crate) enum Taker {
+    /// Ends TLS; requests follow.
+    Http(Ending),
+    /// Ends TLS; any bytes follow.
+    Stream(Ending),
+    /// Leaves TLS to the backend.
+    PassThrough,
+}
+
+impl Hosts {
+    fn get(&self, name: &str) -> Option<&Taker> {
+        self.takers.get(name)
+    }
+}
+
+/// Of two with one hostname the last stays.
+impl<'h> FromIterator<(Option<&'h Hostname>, Taker)> for Hosts {
+    fn from_iter<I: IntoIterator<Item = (Option<&'h Hostname>, Taker)>>(takers: I) -> Self {
+        let mut hosts = Self::default();
+        for (hostname, taker) in takers {
+            hosts.is_http |= matches!(taker, Taker::Http(_));
+            hosts.takers.insert(hostname, taker);
+        }
+        hosts
+    }
+}
+
+/// Why a connection did not get as far as its listener.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     /// The client went away or the network failed.
@@ -36,30 +69,60 @@ pub(crate) enum TlsError {
     /// A ClientHello that is too long or broken.
     #[error("the ClientHello is too long or broken")]
     Hello,
-    /// No listener on the address takes the name.
-    #[error("no listener takes the server name {0:?}")]
+    /// No listener on the address takes the name, or no route of the one that does.
+    #[error("nobody takes the server name {0:?}")]
     Name(Option<String>),
+    /// The client needs a valid certificate and has shown none.
+    #[error("the client's certificate: {0:?}")]
+    Client(Refusal),
+}
+
+impl TlsError {
+    /// As it is counted.
+    pub(crate) fn fault(&self) -> ConnectionFault {
+        match self {
+            Self::HelloTimeout => ConnectionFault::ClientHelloTimeout,
+            Self::HandshakeTimeout => ConnectionFault::HandshakeTimeout,
+            Self::Name(_) => ConnectionFault::NoCertificate,
+            Self::Client(Refusal::Absent) => ConnectionFault::ClientCertificateAbsent,
+            Self::Client(Refusal::UnknownAuthority) => ConnectionFault::ClientCertificateUnknownAuthority,
+            Self::Client(Refusal::Expired) => ConnectionFault::ClientCertificateExpired,
+            Self::Client(Refusal::Invalid) => ConnectionFault::ClientCertificateInvalid,
+            Self::Io(_) | Self::NotTls | Self::Hello => ConnectionFault::Handshake,
+        }
+    }
 }
 
 const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 48\r\nConnection: close\r\n\r\n\
     this port speaks HTTPS: use https:// for the URL";
 
-/// Reads the ClientHello, chooses the listener, shakes hands, all of it before `deadline`. Dropping it closes the socket.
+/// A client that has said whom it wants, before anything was answered.
+pub(crate) struct Greeted {
+    pub(crate) socket: TcpStream,
+    /// SNI: lower-case, without a trailing dot.
+    pub(crate) name: Option<String>,
+    /// What the listener does with it.
+    pub(crate) taker: Taker,
+    /// The ClientHello as rustls goes on with it.
+    pub(crate) accepted: Accepted,
+    /// Everything that was read from the socket, as it came: the ClientHello and perhaps what follows it.
+    pub(crate) read: Vec<u8>,
+}
+
+/// Reads the ClientHello before `deadline` and chooses the listener. Dropping it closes the socket.
 ///
 /// # Errors
 /// The client has been told as far as TLS has a word for it.
-pub(crate) async fn accept(
-    mut socket: TcpStream,
-    hosts: &Hosts,
-    deadline: Instant,
-    limits: &Limits,
-) -> Result<(TlsStream<TcpStream>, TlsInfo), TlsError> {
-    let hello = timeout_at(deadline, read_hello(&mut socket, limits)).await.map_err(|_| TlsError::HelloTimeout)??;
+pub(crate) async fn greet(mut socket: TcpStream, hosts: &Hosts, deadline: Instant, limits: &Limits) -> Result<Greeted, TlsError> {
+    let mut read = Vec::with_capacity(2048);
+    let hello = timeout_at(deadline, read_hello(&mut socket, &mut read, limits)).await.map_err(|_| TlsError::HelloTimeout)??;
     let accepted = match hello {
         Ok(accepted) => accepted,
         Err(error) => {
             let (answer, error) = match error {
-                HelloError::NotTls => (NOT_TLS.to_vec(), TlsError::NotTls),
+                // Words of HTTP only where somebody speaks it.
+                HelloError::NotTls if hosts.is_http => (NOT_TLS.to_vec(), TlsError::NotTls),
+                HelloError::NotTls => (Vec::new(), TlsError::NotTls),
                 HelloError::Broken(alert) => (alert, TlsError::Hello),
                 HelloError::TooLong => (Vec::new(), TlsError::Hello),
             };
@@ -69,34 +132,26 @@ pub(crate) async fn accept(
     };
     let name = accepted.client_hello().server_name().map(|name| name.trim_end_matches('.').to_ascii_lowercase());
     // A client without SNI gets the listener without a hostname.
-    let Some(config) = hosts.get(name.as_deref().unwrap_or_default()) else {
-        refuse(socket, &UNRECOGNIZED_NAME, limits).await;
-        return Err(TlsError::Name(name));
-    };
-    let handshake = StartHandshake::from_parts(accepted, socket).into_stream(config.clone());
-    let stream = timeout_at(deadline, handshake).await.map_err(|_| TlsError::HandshakeTimeout)??;
-    let session = stream.get_ref().1;
-    let info = TlsInfo {
-        server_name: name,
-        version: match session.protocol_version() {
-            Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
-            _ => "TLSv1.3",
-        },
-        cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default(),
-        alpn: session.alpn_protocol().map(|protocol| if protocol == b"h2" { Alpn::Http2 } else { Alpn::Http1 }),
-    };
-    Ok((stream, info))
+    match hosts.get(name.as_deref().unwrap_or_default()).cloned() {
+        Some(taker) => Ok(Greeted { socket, name, taker, accepted, read }),
+        None => Err(unrecognized(socket, name, limits).await),
+    }
 }
 
-async fn read_hello(socket: &mut TcpStream, limits: &Limits) -> io::Result<Result<rustls::server::Accepted, HelloError>> {
+/// Tells a client that nobody takes its server name.
+pub(crate) async fn unrecognized(socket: TcpStream, name: Option<String>, limits: &Limits) -> TlsError {
+    refuse(socket, &UNRECOGNIZED_NAME, limits).await;
+    TlsError::Name(name)
+}
+
+async fn read_hello(socket: &mut TcpStream, read: &mut Vec<u8>, limits: &Limits) -> io::Result<Result<Accepted, HelloError>> {
     let mut reader = Reader::new(limits.client_hello_bytes);
-    let mut bytes = Vec::with_capacity(2048);
     loop {
-        bytes.clear();
-        if socket.read_buf(&mut bytes).await? == 0 {
+        let before = read.len();
+        if socket.read_buf(read).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        match reader.push(&bytes) {
+        match reader.push(&read[before..]) {
             Ok(Some(accepted)) => return Ok(Ok(accepted)),
             Ok(None) => {}
             Err(error) => return Ok(Err(error)),
@@ -105,7 +160,7 @@ async fn read_hello(socket: &mut TcpStream, limits: &Limits) -> io::Result<Resul
 }
 
 /// Says the last word and reads on until the client has heard it: a reset would overtake it.
-async fn refuse(mut socket: TcpStream, answer: &[u8], limits: &Limits) {
+pub(super) async fn refuse(mut socket: TcpStream, answer: &[u8], limits: &Limits) {
     let last_word = async {
         socket.write_all(answer).await?;
         socket.shutdown().await?;

@@ -58,6 +58,11 @@ impl Loaded {
         }
     }
 
+    /// The chain, leaf first, with what signs for it.
+    pub(crate) fn certified_key(&self) -> &Arc<CertifiedKey> {
+        &self.key
+    }
+
     fn suits(&self, schemes: &[SignatureScheme]) -> bool {
         self.key.key.choose_scheme(schemes).is_some()
     }

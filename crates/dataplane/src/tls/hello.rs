@@ -41,20 +41,21 @@ impl Reader {
         if self.taken > self.limit {
             return Err(HelloError::TooLong);
         }
-        while !bytes.is_empty() {
-            // A slice cannot fail; rustls refuses when its buffer is full.
-            if self.acceptor.read_tls(&mut bytes).map_err(|_| HelloError::TooLong)? == 0 {
-                break;
-            }
-        }
-        match self.acceptor.accept() {
-            Ok(accepted) => Ok(accepted),
-            Err((_, mut alert)) => {
-                let mut bytes = Vec::new();
-                // Into memory; an alert that cannot be written is not sent.
-                let _ = alert.write_all(&mut bytes);
-                Err(HelloError::Broken(bytes))
-            }
+        loop {
+            let before = bytes.len();
+            // A slice cannot fail; rustls refuses when its buffer is full, until it has looked at what is in there.
+            while !bytes.is_empty() && self.acceptor.read_tls(&mut bytes).is_ok_and(|count| count > 0) {}
+            return match self.acceptor.accept() {
+                Ok(accepted) if bytes.is_empty() => Ok(accepted),
+                Ok(None) if bytes.len() < before => continue,
+                Ok(_) => Err(HelloError::TooLong),
+                Err((_, mut alert)) => {
+                    let mut bytes = Vec::new();
+                    // Into memory; an alert that cannot be written is not sent.
+                    let _ = alert.write_all(&mut bytes);
+                    Err(HelloError::Broken(bytes))
+                }
+            };
         }
     }
 }
@@ -71,15 +72,22 @@ mod tests {
     use super::*;
 
     fn client_hello(name: &'static str) -> Vec<u8> {
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        client_hello_of(name, Vec::new())
+    }
+
+    fn client_hello_of(name: &'static str, protocols: Vec<Vec<u8>>) -> Vec<u8> {
+        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring has suites")
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
+        config.alpn_protocols = protocols;
         let name = name.try_into().expect("a name");
         let mut client = ClientConnection::new(Arc::new(config), name).expect("a client");
         let mut bytes = Vec::new();
-        client.write_tls(&mut bytes).expect("into memory");
+        while client.wants_write() {
+            client.write_tls(&mut bytes).expect("into memory");
+        }
         bytes
     }
 
@@ -111,6 +119,15 @@ mod tests {
         }
         assert_eq!(read(&client_hello("127.0.0.1"), 4096), Ok(None), "an IP address is no SNI");
         assert_eq!(read(&hello[..hello.len() - 1], 1), Ok(None), "not complete");
+    }
+
+    #[test]
+    fn takes_a_long_one() {
+        let hello = client_hello_of("shop.test", (0..230).map(|number| vec![number; 255]).collect());
+        assert!((58_000..64 * 1024).contains(&hello.len()), "{}", hello.len());
+        for piece in [1, 2_000, 30_000, 64 * 1024] {
+            assert_eq!(read(&hello, piece), Ok(Some("shop.test".to_owned())), "pieces of {piece}");
+        }
     }
 
     #[test]

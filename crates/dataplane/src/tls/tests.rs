@@ -1,5 +1,7 @@
 //! Handshakes with a rustls client, against listeners that follow snapshots.
 
+mod clients;
+
 use std::net::Ipv4Addr;
 
 use isthmus_routing::{Gateway, Hostname};
@@ -11,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Duration, Instant};
 
-use super::accept::{Hosts, TlsError, accept};
+use super::accept::{Hosts, Taker, TlsError, greet};
 use super::*;
 use crate::connection::{Alpn, TlsInfo};
 use crate::limits::Limits;
@@ -49,7 +51,19 @@ fn snapshot(listeners: &[Listener], certificates: &[(&str, &Arc<Certificate>)]) 
 
 fn hosts(listeners: &Listeners, source: &[Listener]) -> Hosts {
     let config = |listener: &Listener| listeners.config(&gateway(), &listener.name).expect("it is HTTPS");
-    source.iter().map(|listener| (listener.hostname.as_ref(), config(listener))).collect()
+    source.iter().map(|listener| (listener.hostname.as_ref(), Taker::Http(config(listener)))).collect()
+}
+
+/// All the way to a listener of HTTPS.
+async fn accept(
+    socket: TcpStream,
+    hosts: &Hosts,
+    deadline: Instant,
+    limits: &Limits,
+) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, TlsInfo), TlsError> {
+    let greeted = greet(socket, hosts, deadline, limits).await?;
+    let Taker::Http(ending) = greeted.taker else { panic!("only HTTPS here") };
+    ending.shake((greeted.accepted, greeted.name), greeted.socket, deadline, limits).await
 }
 
 /// Takes any certificate: which one it is, is what the tests look at.
@@ -178,17 +192,20 @@ async fn a_name_that_nobody_takes_gets_an_alert() {
 
 #[tokio::test]
 async fn plain_http_gets_a_plain_answer() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let mut client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("listening");
+    let bound = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let mut client = TcpStream::connect(bound.local_addr().expect("bound")).await.expect("listening");
     client.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.expect("is taken");
-    let (socket, _) = listener.accept().await.expect("connected");
+    let (socket, _) = bound.accept().await.expect("connected");
     let talk = async {
         let mut text = String::new();
         client.read_to_string(&mut text).await.expect("an end, not a reset");
         drop(client);
         text
     };
-    let hosts = Hosts::default();
+    let source = [listener("a", None, &[])];
+    let mut listeners = Listeners::default();
+    listeners.update(&snapshot(&source, &[]));
+    let hosts = hosts(&listeners, &source);
     let limits = Limits::default();
     let (server, text) = tokio::join!(accept(socket, &hosts, Instant::now() + Duration::from_secs(5), &limits), talk);
     assert!(matches!(server, Err(TlsError::NotTls)));

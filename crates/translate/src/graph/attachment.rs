@@ -1,15 +1,16 @@
 //! Which routes attach to which listeners.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use isthmus_api::shared::{FromNamespaces, GATEWAY_GROUP, ParentRef};
 use isthmus_api::{NamespacedName, Objects};
-use isthmus_routing::{Attachment, Hostname, RouteKey, RouteKind};
+use isthmus_routing::{Attachment, Hostname, Protocol, RouteKey, RouteKind};
 
 use super::conflict::intersects;
 use super::gateway::GatewayNode;
 use super::hostname_index::HostnameIndex;
-use super::listener::ListenerNode;
+use super::listener::{self, ListenerNode};
 use super::listener_set::ListenerSetNode;
 use super::route::RouteNode;
 
@@ -26,6 +27,8 @@ pub(crate) struct ParentNode {
     pub(crate) claims: Vec<Claim>,
     /// Listeners that would take it if another route were not there.
     pub(crate) lost: Vec<Lost>,
+    /// Listeners that take it and send everything to another route.
+    pub(crate) shadowed: Vec<Shadowed>,
     /// Why no listener takes it.
     pub(crate) fault: Option<AttachmentFault>,
 }
@@ -47,6 +50,16 @@ pub(crate) struct Lost {
     pub(crate) winner: RouteKey,
 }
 
+/// A TCPRoute or UDPRoute that has a listener in vain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "listener `{listener}` sends everything to {winner}, which is older or comes first by name; give one of them another listener"
+)]
+pub(crate) struct Shadowed {
+    pub(crate) listener: String,
+    pub(crate) winner: RouteKey,
+}
+
 /// Why a parentRef is not accepted. Each says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AttachmentFault {
@@ -58,6 +71,8 @@ pub(crate) enum AttachmentFault {
         "{kind}s of namespace `{namespace}` are not allowed by {listeners} of {parent}; extend `allowedRoutes` there or choose another listener"
     )]
     NotAllowed { parent: String, listeners: String, kind: RouteKind, namespace: String },
+    #[error("{listeners} of {parent} cannot take {kind}s; choose a listener of protocol {}", protocols(*.kind))]
+    NotCarried { parent: String, listeners: String, kind: RouteKind },
     #[error("no hostname of the route intersects with that of {listeners} of {parent}; correct the route's or the listener's")]
     NoMatchingHostname { parent: String, listeners: String },
     #[error("none of the route's hostnames can be used: {0}")]
@@ -71,11 +86,21 @@ impl AttachmentFault {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NotAttached(_) | Self::NoMatchingParent { .. } => "NoMatchingParent",
-            Self::NotAllowed { .. } => "NotAllowedByListeners",
+            Self::NotAllowed { .. } | Self::NotCarried { .. } => "NotAllowedByListeners",
             Self::NoMatchingHostname { .. } => "NoMatchingListenerHostname",
             Self::NoHostname(_) => "UnsupportedValue",
             Self::Lost(_) => "HostnameConflict",
         }
+    }
+}
+
+/// `HTTP or HTTPS`
+fn protocols(kind: RouteKind) -> &'static str {
+    match kind {
+        RouteKind::Http | RouteKind::Grpc => "HTTP or HTTPS",
+        RouteKind::Tls => Protocol::Tls.as_str(),
+        RouteKind::Tcp => Protocol::Tcp.as_str(),
+        RouteKind::Udp => Protocol::Udp.as_str(),
     }
 }
 
@@ -108,7 +133,8 @@ pub(super) struct NamespaceLabels<'a> {
 
 impl<'a> NamespaceLabels<'a> {
     pub(super) fn new(objects: &'a Objects) -> Self {
-        let routes = objects.http_routes.keys().chain(objects.grpc_routes.keys());
+        let requests = objects.http_routes.keys().chain(objects.grpc_routes.keys()).chain(objects.tls_routes.keys());
+        let routes = requests.chain(objects.tcp_routes.keys()).chain(objects.udp_routes.keys());
         let attaching = routes.chain(objects.listener_sets.keys()).map(|name| name.namespace.as_str());
         let mut labels: BTreeMap<&str, _> = attaching.map(|namespace| (namespace, BTreeMap::new())).collect();
         for (name, namespace) in &objects.namespaces {
@@ -157,6 +183,15 @@ pub(super) fn claim(
     if meant.is_empty() {
         let listeners = told(&every, |listener| format!("`{}` on port {}", listener.name, listener.port));
         return Err(AttachmentFault::NoMatchingParent { parent: name, listeners });
+    }
+    let carries =
+        |listener: &ListenerNode| listener.protocol.is_some_and(|protocol| listener::kinds(protocol).contains(&route.key.kind));
+    if !meant.iter().any(|(_, listener)| carries(listener)) {
+        let listeners = told(&meant, |listener| match listener.protocol {
+            Some(protocol) => format!("`{}` ({})", listener.name, protocol.as_str()),
+            None => format!("`{}`", listener.name),
+        });
+        return Err(AttachmentFault::NotCarried { parent: name, listeners, kind: route.key.kind });
     }
     let allows = |listener: &ListenerNode| {
         listener.kinds.contains(&route.key.kind) && labels.allows(&listener.namespaces, &own.namespace, &route.key.namespace)
@@ -243,6 +278,11 @@ pub(super) fn attach(routes: &mut [RouteNode], gateways: &mut BTreeMap<Namespace
             let lost = Lost { listener: listener.name.clone(), winner: routes[winner].key.clone() };
             routes[loser].lose(&name, position, &lost);
         }
+        let listener_name = listener.name.clone();
+        for (shadowed, winner) in shadowed(routes, &members) {
+            let shadow = Shadowed { listener: listener_name.clone(), winner: routes[winner].key.clone() };
+            routes[shadowed].shadow(&name, position, &shadow);
+        }
         for at in members {
             let route = &routes[at];
             let of_listener = route.parents.iter().filter(|parent| parent.gateway == name).flat_map(|parent| &parent.claims);
@@ -260,10 +300,7 @@ fn losers(routes: &[RouteNode], gateway: &NamespacedName, listener: usize, membe
         return Vec::new();
     }
     let mut by_age = members.to_vec();
-    by_age.sort_by(|a, b| {
-        let (a, b) = (&routes[*a], &routes[*b]);
-        a.created.cmp(&b.created).then_with(|| a.key.cmp(&b.key))
-    });
+    by_age.sort_by(|a, b| older(&routes[*a], &routes[*b]));
     let (mut http, mut grpc) = (HostnameIndex::new(), HostnameIndex::new());
     let mut losers = Vec::new();
     for at in by_age {
@@ -283,232 +320,22 @@ fn losers(routes: &[RouteNode], gateway: &NamespacedName, listener: usize, membe
     losers
 }
 
-#[cfg(test)]
-mod tests {
-    use isthmus_api::NamespacedName;
-    use serde_json::{Value, json};
-
-    use crate::testing::{edge, gateway, object, route, shown, translated};
-
-    /// The `Accepted` condition of the only parent, and who is attached where with which hostnames.
-    fn attached(listeners: &Value, kind: &str, namespace: &str, spec: Value) -> (String, Vec<String>) {
-        let route = object("gateway.networking.k8s.io/v1", kind, namespace, "r", json!({"generation": 7}), spec);
-        let translation = translated([gateway(listeners), route]);
-        let name = NamespacedName::new(namespace, "r");
-        let routes = if kind == "HTTPRoute" { &translation.statuses.http_routes } else { &translation.statuses.grpc_routes };
-        let accepted =
-            routes.get(&name).map_or_else(|| "no status".to_owned(), |status| shown(&status.parents[0].conditions, 7)[0].clone());
-        let listeners = translation.snapshot.gateways.get(&edge()).map(|gateway| gateway.listeners.clone()).unwrap_or_default();
-        let counts = &translation.statuses.gateways[&NamespacedName::new("shop", "edge")].listeners;
-        let total: i32 = counts.iter().map(|listener| listener.attached_routes).sum();
-        let shown: Vec<_> = listeners
-            .iter()
-            .flat_map(|listener| listener.routes.iter().map(move |attachment| (listener, attachment)))
-            .map(|(listener, attachment)| {
-                attachment.hostnames.iter().fold(listener.name.clone(), |text, hostname| format!("{text} {hostname}"))
-            })
-            .collect();
-        assert_eq!(usize::try_from(total), Ok(shown.len()), "attachedRoutes is what is attached");
-        (accepted, shown)
-    }
-
-    /// Listeners; the route's kind, namespace and spec; the condition; where it is attached.
-    type Case = (Value, &'static str, &'static str, Value, &'static str, &'static [&'static str]);
-
-    #[test]
-    fn parents_namespaces_kinds_and_hostnames() {
-        let listener = |name: &str, port: u16, hostname: Option<&str>, allowed: Value| json!({"name": name, "port": port, "protocol": "HTTP", "hostname": hostname, "allowedRoutes": allowed});
-        let same = json!({"namespaces": {"from": "Same"}});
-        let from = |from: Value| json!({"namespaces": from});
-        let selector = |selector: Value| from(json!({"from": "Selector", "selector": selector}));
-        let two = json!([listener("a", 80, None, same.clone()), listener("b", 81, None, same.clone())]);
-        let hosts = json!([
-            listener("a", 80, Some("a.example.com"), same.clone()),
-            listener("w", 80, Some("*.example.com"), same.clone())
-        ]);
-        let parent = |more: Value| {
-            let mut parent = json!({"name": "edge"});
-            parent.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            json!({"parentRefs": [parent], "rules": [{}]})
-        };
-        let named = |hostnames: Value| json!({"parentRefs": [{"name": "edge"}], "hostnames": hostnames, "rules": [{}]});
-        let foreign = json!({"parentRefs": [{"name": "edge", "namespace": "shop"}], "rules": [{}]});
-        let one = |allowed: Value| json!([listener("a", 80, None, allowed)]);
-        let accepted = "Accepted=True/Accepted";
-        let not_allowed = "Accepted=False/NotAllowedByListeners";
-        let no_parent = "Accepted=False/NoMatchingParent";
-        let no_hostname = "Accepted=False/NoMatchingListenerHostname";
-        let table: Vec<Case> = vec![
-            (two.clone(), "HTTPRoute", "shop", parent(json!({})), accepted, &["a", "b"]),
-            (two.clone(), "HTTPRoute", "shop", parent(json!({"sectionName": "b"})), accepted, &["b"]),
-            (two.clone(), "HTTPRoute", "shop", parent(json!({"port": 80})), accepted, &["a"]),
-            (two.clone(), "HTTPRoute", "shop", parent(json!({"port": 80, "sectionName": "b"})), no_parent, &[]),
-            (two.clone(), "HTTPRoute", "shop", parent(json!({"sectionName": "c"})), no_parent, &[]),
-            (two.clone(), "HTTPRoute", "shop", parent(json!({"port": 8080})), no_parent, &[]),
-            (two.clone(), "HTTPRoute", "shop", parent(json!({"name": "absent"})), "no status", &[]),
-            (two.clone(), "HTTPRoute", "shop", parent(json!({"kind": "Service", "group": ""})), "no status", &[]),
-            (two.clone(), "HTTPRoute", "other", foreign.clone(), not_allowed, &[]),
-            (one(from(json!({"from": "All"}))), "HTTPRoute", "other", foreign.clone(), accepted, &["a"]),
-            (one(selector(json!({"matchLabels": {"team": "b"}}))), "HTTPRoute", "other", foreign.clone(), accepted, &["a"]),
-            (one(selector(json!({"matchLabels": {"team": "a"}}))), "HTTPRoute", "other", foreign.clone(), not_allowed, &[]),
-            (
-                one(selector(json!({"matchLabels": {"kubernetes.io/metadata.name": "other"}}))),
-                "HTTPRoute",
-                "other",
-                foreign.clone(),
-                accepted,
-                &["a"],
-            ),
-            (
-                one(selector(json!({"matchLabels": {"kubernetes.io/metadata.name": "shop"}}))),
-                "HTTPRoute",
-                "shop",
-                parent(json!({})),
-                accepted,
-                &["a"],
-            ),
-            (
-                one(selector(json!({"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["b"]}]}))),
-                "HTTPRoute",
-                "other",
-                foreign,
-                not_allowed,
-                &[],
-            ),
-            (one(json!({"kinds": [{"kind": "HTTPRoute"}]})), "GRPCRoute", "shop", parent(json!({})), not_allowed, &[]),
-            (one(json!({"kinds": [{"kind": "GRPCRoute"}]})), "GRPCRoute", "shop", parent(json!({})), accepted, &["a"]),
-            (hosts.clone(), "HTTPRoute", "shop", parent(json!({})), accepted, &["a", "w"]),
-            (
-                hosts.clone(),
-                "HTTPRoute",
-                "shop",
-                named(json!(["a.example.com", "b.example.com", "a.example.org"])),
-                accepted,
-                &["a a.example.com", "w a.example.com b.example.com"],
-            ),
-            (hosts.clone(), "HTTPRoute", "shop", named(json!(["*.com"])), accepted, &["a *.com", "w *.com"]),
-            (hosts.clone(), "HTTPRoute", "shop", named(json!(["*.b.example.com"])), accepted, &["w *.b.example.com"]),
-            (hosts.clone(), "HTTPRoute", "shop", named(json!(["example.com", "example.org"])), no_hostname, &[]),
-            (hosts.clone(), "HTTPRoute", "shop", named(json!(["10.0.0.1", "b.example.com"])), accepted, &["w b.example.com"]),
-            (hosts.clone(), "HTTPRoute", "shop", named(json!(["10.0.0.1"])), "Accepted=False/UnsupportedValue", &[]),
-        ];
-        for (listeners, kind, namespace, spec, accepted, expected) in table {
-            let expected = expected.iter().map(|text| (*text).to_owned()).collect();
-            let told = format!("{kind} of {namespace} {spec}");
-            assert_eq!(attached(&listeners, kind, namespace, spec), (accepted.to_owned(), expected), "{told}");
-        }
-    }
-
-    #[test]
-    fn a_message_names_the_listeners_that_were_meant() {
-        let listeners: Vec<_> = (0..7)
-            .map(|at| json!({"name": format!("l{at}"), "port": 80 + at, "protocol": "HTTP", "hostname": "a.example.com"}))
-            .collect();
-        let told = |namespace: &str, parent: Value| {
-            let spec = json!({"parentRefs": [parent], "hostnames": ["b.example.com"], "rules": [{}]});
-            let route = object("gateway.networking.k8s.io/v1", "HTTPRoute", namespace, "r", json!({}), spec);
-            let translation = translated([gateway(&json!(listeners)), route]);
-            translation.statuses.http_routes[&NamespacedName::new(namespace, "r")].parents[0].conditions[0].message.clone()
-        };
-        for (namespace, parent, expected) in [
-            (
-                "shop",
-                json!({"name": "edge", "sectionName": "l0", "port": 81}),
-                "Gateway shop/edge has no listener with the sectionName and port of the parentRef; correct them: it has \
-                 `l0` on port 80, `l1` on port 81, `l2` on port 82, `l3` on port 83, `l4` on port 84 and 2 more",
-            ),
-            (
-                "other",
-                json!({"name": "edge", "namespace": "shop", "port": 82}),
-                "HTTPRoutes of namespace `other` are not allowed by `l2` of Gateway shop/edge; extend `allowedRoutes` there or \
-                 choose another listener",
-            ),
-            (
-                "shop",
-                json!({"name": "edge", "sectionName": "l3"}),
-                "no hostname of the route intersects with that of `l3` (a.example.com) of Gateway shop/edge; correct the \
-                 route's or the listener's",
-            ),
-        ] {
-            assert_eq!(told(namespace, parent), expected);
-        }
-    }
-
-    /// Kind, name, creation second and hostnames.
-    type Rival = (&'static str, &'static str, u8, &'static [&'static str]);
-
-    fn winners(listeners: &Value, rivals: &[Rival]) -> Vec<String> {
-        let routes = rivals.iter().map(|(kind, name, second, hostnames)| {
-            let mut route = route(kind, name, json!({"parentRefs": [{"name": "edge"}], "hostnames": hostnames, "rules": [{}]}));
-            route["metadata"]["creationTimestamp"] = format!("2026-01-01T00:00:{second:02}Z").into();
-            route
-        });
-        let translation = translated([gateway(listeners)].into_iter().chain(routes));
-        let statuses = translation.statuses.http_routes.iter().chain(&translation.statuses.grpc_routes);
-        statuses.map(|(name, status)| format!("{} {}", name.name, shown(&status.parents[0].conditions, 7)[0])).collect()
-    }
-
-    #[test]
-    fn of_two_kinds_with_one_hostname_the_older_wins() {
-        let one = json!([{"name": "a", "port": 80, "protocol": "HTTP"}]);
-        let two = json!([
-            {"name": "a", "port": 80, "protocol": "HTTP", "hostname": "a.example.com"},
-            {"name": "b", "port": 80, "protocol": "HTTP", "hostname": "b.example.com"},
-        ]);
-        let table: Vec<(&Value, Vec<Rival>, &[&str])> = vec![
-            (
-                &one,
-                vec![("HTTPRoute", "h", 1, &["a.example.com"]), ("GRPCRoute", "g", 0, &["a.example.com"])],
-                &["h Accepted=False/HostnameConflict", "g Accepted=True/Accepted"],
-            ),
-            (
-                &one,
-                vec![("HTTPRoute", "h", 0, &[]), ("GRPCRoute", "g", 1, &["a.example.com"])],
-                &["h Accepted=True/Accepted", "g Accepted=False/HostnameConflict"],
-            ),
-            // Equal age: by name.
-            (
-                &one,
-                vec![("HTTPRoute", "z", 0, &["*.example.com"]), ("GRPCRoute", "g", 0, &["a.example.com"])],
-                &["z Accepted=False/HostnameConflict", "g Accepted=True/Accepted"],
-            ),
-            (
-                &one,
-                vec![("HTTPRoute", "h", 1, &["a.example.com"]), ("GRPCRoute", "g", 0, &["b.example.com"])],
-                &["h Accepted=True/Accepted", "g Accepted=True/Accepted"],
-            ),
-            // A route that lost keeps nobody out.
-            (
-                &one,
-                vec![
-                    ("HTTPRoute", "h1", 0, &["a.example.com"]),
-                    ("HTTPRoute", "h2", 2, &["b.example.com"]),
-                    ("GRPCRoute", "g", 1, &["a.example.com", "b.example.com"]),
-                ],
-                &["h1 Accepted=True/Accepted", "h2 Accepted=True/Accepted", "g Accepted=False/HostnameConflict"],
-            ),
-            // One listener is enough to be accepted.
-            (
-                &two,
-                vec![("HTTPRoute", "h", 0, &["a.example.com"]), ("GRPCRoute", "g", 1, &["a.example.com", "b.example.com"])],
-                &["h Accepted=True/Accepted", "g Accepted=True/Accepted"],
-            ),
-        ];
-        for (listeners, rivals, expected) in table {
-            assert_eq!(winners(listeners, &rivals), expected, "{rivals:?}");
-        }
-    }
-
-    #[test]
-    fn an_attachment_is_counted_once_and_told_by_each_parent_ref() {
-        let listeners = json!([{"name": "a", "port": 80, "protocol": "HTTP"}]);
-        let parents = json!([{"name": "edge"}, {"name": "edge", "sectionName": "a"}, {"name": "edge"}, {"name": "edge", "sectionName": "b"}]);
-        let translation =
-            translated([gateway(&listeners), route("HTTPRoute", "r", json!({"parentRefs": parents, "rules": [{}]}))]);
-        let status = &translation.statuses.http_routes[&NamespacedName::new("shop", "r")];
-        let accepted: Vec<_> = status.parents.iter().map(|parent| shown(&parent.conditions, 7)[0].clone()).collect();
-        assert_eq!(accepted, ["Accepted=True/Accepted", "Accepted=True/Accepted", "Accepted=False/NoMatchingParent"]);
-        assert_eq!(translation.statuses.gateways[&NamespacedName::new("shop", "edge")].listeners[0].attached_routes, 1);
-        assert_eq!(translation.snapshot.gateways[&edge()].listeners[0].routes.len(), 1);
-    }
+/// Pairs of a route that gets nothing of a listener and the one that gets all of it. Both are attached and counted.
+///
+/// > The oldest Route based on creation timestamp.
+///
+/// A route without a rule takes nothing.
+fn shadowed(routes: &[RouteNode], members: &[usize]) -> Vec<(usize, usize)> {
+    let streams = members.iter().copied().filter(|at| matches!(routes[*at].key.kind, RouteKind::Tcp | RouteKind::Udp));
+    let mut by_age: Vec<usize> = streams.filter(|at| !routes[*at].route.rules.is_empty()).collect();
+    by_age.sort_by(|a, b| older(&routes[*a], &routes[*b]));
+    by_age.split_first().map_or_else(Vec::new, |(winner, others)| others.iter().map(|at| (*at, *winner)).collect())
 }
+
+/// Who comes first of two.
+fn older(a: &RouteNode, b: &RouteNode) -> Ordering {
+    a.created.cmp(&b.created).then_with(|| a.key.cmp(&b.key))
+}
+
+#[cfg(test)]
+mod tests;

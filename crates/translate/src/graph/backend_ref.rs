@@ -4,6 +4,7 @@ use isthmus_api::NamespacedName;
 use isthmus_api::shared::{BackendRef, GATEWAY_GROUP};
 use isthmus_routing::{BackendKey, BackendProtocol, RouteKey, RouteKind, Transport};
 
+use super::backend_tls::Policies;
 use super::endpoint::{self, Services};
 use super::of_group;
 use super::reference_grant::{From, ReferenceGrants, To};
@@ -30,12 +31,15 @@ pub(crate) enum BackendFault {
     NotFound(NamespacedName),
     #[error("the reference to Service {0} has no port; add one of the Service's ports")]
     NoPort(NamespacedName),
-    #[error("Service {service} has no TCP port {port}; add it there or refer to another port")]
-    PortNotFound { service: NamespacedName, port: i32 },
+    #[error("Service {service} has no {transport} port {port}; add it there or refer to another port")]
+    PortNotFound { service: NamespacedName, port: i32, transport: Transport },
     #[error(
-        "port {port} of Service {service} has appProtocol `{protocol}`, which cannot be spoken for {kind}s; use {usable} or none"
+        "port {port} of Service {service} has appProtocol `{protocol}`, which cannot be spoken for {kind}s {}; use {usable} or none",
+        if *.encrypted { "with a BackendTLSPolicy" } else { "without a BackendTLSPolicy" }
     )]
-    Protocol { service: NamespacedName, port: u16, protocol: String, kind: RouteKind, usable: &'static str },
+    Protocol { service: NamespacedName, port: u16, protocol: String, kind: RouteKind, encrypted: bool, usable: &'static str },
+    #[error("Service {service} has annotation isthmus.dev/proxy-protocol with `{value}`; use v1 or v2, or remove it")]
+    ProxyProtocol { service: NamespacedName, value: String },
 }
 
 impl BackendFault {
@@ -45,7 +49,20 @@ impl BackendFault {
             Self::Kind { .. } | Self::FilterKind { .. } | Self::ExternalName(_) => "InvalidKind",
             Self::NotPermitted { .. } => "RefNotPermitted",
             Self::NotFound(_) | Self::NoPort(_) | Self::PortNotFound { .. } => "BackendNotFound",
-            Self::Protocol { .. } => "UnsupportedProtocol",
+            Self::Protocol { .. } | Self::ProxyProtocol { .. } => "UnsupportedProtocol",
+        }
+    }
+
+    /// The Service that is referred to in vain, if it may be referred to.
+    pub(crate) fn service(&self) -> Option<&NamespacedName> {
+        match self {
+            Self::ExternalName(service)
+            | Self::NotFound(service)
+            | Self::NoPort(service)
+            | Self::PortNotFound { service, .. }
+            | Self::Protocol { service, .. }
+            | Self::ProxyProtocol { service, .. } => Some(service),
+            Self::Kind { .. } | Self::FilterKind { .. } | Self::NotPermitted { .. } => None,
         }
     }
 }
@@ -55,6 +72,7 @@ impl BackendFault {
 pub(crate) struct Backends<'g, 'a> {
     pub(crate) services: &'g Services<'a>,
     pub(crate) grants: &'g ReferenceGrants<'a>,
+    pub(crate) policies: &'g Policies<'a>,
 }
 
 impl Backends<'_, '_> {
@@ -92,28 +110,46 @@ impl Backends<'_, '_> {
             return Err(BackendFault::ExternalName(name));
         }
         let Some(number) = backend.port else { return Err(BackendFault::NoPort(name)) };
-        let found = u16::try_from(number).ok().and_then(|port| Some((port, endpoint::find_port(service, port)?)));
-        let Some((port, found)) = found else { return Err(BackendFault::PortNotFound { service: name, port: number }) };
-        check_protocol(route.kind, endpoint::protocol(found)).map_err(|(protocol, usable)| BackendFault::Protocol {
+        let transport = if route.kind == RouteKind::Udp { Transport::Udp } else { Transport::Tcp };
+        let found = u16::try_from(number).ok().and_then(|port| Some((port, endpoint::find_port(service, port, transport)?)));
+        let Some((port, found)) = found else {
+            return Err(BackendFault::PortNotFound { service: name, port: number, transport });
+        };
+        let encrypted = self.policies.deciding(&name, found.name.as_deref()).is_some();
+        check_protocol(route.kind, endpoint::protocol(found, encrypted)).map_err(|protocol| BackendFault::Protocol {
             service: name.clone(),
             port,
             protocol,
             kind: route.kind,
-            usable,
+            encrypted,
+            usable: usable(route.kind, encrypted),
         })?;
-        Ok(BackendKey { namespace: name.namespace, name: name.name, port, transport: Transport::Tcp })
+        if let (Err(value), Transport::Tcp) = (endpoint::proxy_protocol(service), transport) {
+            return Err(BackendFault::ProxyProtocol { service: name, value: value.to_owned() });
+        }
+        Ok(BackendKey { namespace: name.namespace, name: name.name, port, transport })
     }
 }
 
 /// > * It refers to a Kubernetes Service that has an incompatible appProtocol
 /// >   for the given Route type
-fn check_protocol(kind: RouteKind, protocol: Result<BackendProtocol, &str>) -> Result<(), (String, &'static str)> {
+///
+/// Routes of connections and datagrams carry whatever is spoken.
+fn check_protocol(kind: RouteKind, protocol: Result<BackendProtocol, &str>) -> Result<(), String> {
     match (kind, protocol) {
-        (RouteKind::Grpc, Ok(BackendProtocol::WebSocket)) => Err(("kubernetes.io/ws".to_owned(), "`kubernetes.io/h2c`")),
-        (_, Ok(_)) => Ok(()),
-        (RouteKind::Grpc, Err(other)) => Err((other.to_owned(), "`kubernetes.io/h2c`")),
-        (RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp, Err(_)) => Ok(()),
-        (RouteKind::Http, Err(other)) => Err((other.to_owned(), "`kubernetes.io/h2c`, `kubernetes.io/ws`")),
+        (RouteKind::Grpc, Ok(BackendProtocol::WebSocket)) => Err("kubernetes.io/ws".to_owned()),
+        (RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp, _) | (_, Ok(_)) => Ok(()),
+        (RouteKind::Grpc | RouteKind::Http, Err(other)) => Err(other.to_owned()),
+    }
+}
+
+/// Values of `appProtocol` that can be spoken.
+fn usable(kind: RouteKind, encrypted: bool) -> &'static str {
+    match (kind, encrypted) {
+        (RouteKind::Grpc, false) => "`kubernetes.io/h2c`",
+        (RouteKind::Grpc, true) => "`grpc`, `https`",
+        (_, false) => "`kubernetes.io/h2c`, `kubernetes.io/ws`",
+        (_, true) => "`https`, `grpc`, `kubernetes.io/wss`",
     }
 }
 
@@ -124,7 +160,7 @@ mod tests {
     use isthmus_routing::{RouteKey, RouteKind};
     use serde_json::{Value, json};
 
-    use super::{Backends, Services};
+    use super::{Backends, Policies, Services};
     use crate::graph::reference_grant::ReferenceGrants;
 
     #[test]
@@ -136,10 +172,40 @@ mod tests {
             service("ws", "shop", json!({"ports": [{"port": 80, "appProtocol": "kubernetes.io/ws"}]})),
             service("wss", "shop", json!({"ports": [{"port": 80, "appProtocol": "kubernetes.io/wss"}]})),
             service("h2c", "shop", json!({"ports": [{"port": 80, "appProtocol": "kubernetes.io/h2c"}]})),
+            service(
+                "tls",
+                "shop",
+                json!({"ports": [
+                    {"name": "a", "port": 443, "appProtocol": "HTTPS"}, {"name": "b", "port": 444, "appProtocol": "kubernetes.io/wss"},
+                    {"name": "c", "port": 445, "appProtocol": "kubernetes.io/h2c"}, {"name": "d", "port": 446},
+                ]}),
+            ),
+            json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy", "metadata": {"name": "p", "namespace": "shop"},
+                "spec": {
+                    "targetRefs": [{"group": "", "kind": "Service", "name": "tls"}],
+                    "validation": {"hostname": "a.example.com", "wellKnownCACertificates": "System"},
+                }
+            }),
+            json!({
+                "apiVersion": "v1", "kind": "Service", "spec": {"ports": [{"port": 80}]},
+                "metadata": {"name": "odd", "namespace": "shop", "annotations": {"isthmus.dev/proxy-protocol": "3"}},
+            }),
             service("out", "shop", json!({"type": "ExternalName", "externalName": "example.com", "ports": [{"port": 80}]})),
             service("bare", "shop", json!({})),
             service("secret", "bank", json!({"ports": [{"port": 80}]})),
             service("open", "bank", json!({"ports": [{"port": 80}]})),
+            service("streams", "bank", json!({"ports": [{"port": 80, "protocol": "TCP"}, {"port": 80, "protocol": "UDP"}]})),
+            json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "ReferenceGrant", "metadata": {"name": "s", "namespace": "bank"},
+                "spec": {
+                    "from": [
+                        {"group": "gateway.networking.k8s.io", "kind": "TCPRoute", "namespace": "shop"},
+                        {"group": "gateway.networking.k8s.io", "kind": "UDPRoute", "namespace": "shop"},
+                    ],
+                    "to": [{"group": "", "kind": "Service", "name": "streams"}],
+                }
+            }),
             json!({
                 "apiVersion": "gateway.networking.k8s.io/v1", "kind": "ReferenceGrant", "metadata": {"name": "g", "namespace": "bank"},
                 "spec": {
@@ -151,8 +217,10 @@ mod tests {
             objects.apply(decode(object).unwrap());
         }
         let (services, grants) = (Services::new(&objects), ReferenceGrants::new(&objects));
-        let backends = Backends { services: &services, grants: &grants };
+        let policies = Policies::new(&objects);
+        let backends = Backends { services: &services, grants: &grants, policies: &policies };
         let (http, grpc) = (RouteKind::Http, RouteKind::Grpc);
+        let (tls, tcp, udp) = (RouteKind::Tls, RouteKind::Tcp, RouteKind::Udp);
         for (kind, reference, expected) in [
             (http, json!({"name": "front", "port": 80}), "Service/shop/front:80"),
             (http, json!({"name": "front", "port": 80, "namespace": "shop"}), "Service/shop/front:80"),
@@ -160,6 +228,13 @@ mod tests {
             (grpc, json!({"name": "ws", "port": 80}), "UnsupportedProtocol"),
             (http, json!({"name": "wss", "port": 80}), "UnsupportedProtocol"),
             (grpc, json!({"name": "h2c", "port": 80}), "Service/shop/h2c:80"),
+            (http, json!({"name": "tls", "port": 443}), "Service/shop/tls:443"),
+            (http, json!({"name": "tls", "port": 444}), "Service/shop/tls:444"),
+            (http, json!({"name": "tls", "port": 445}), "UnsupportedProtocol"),
+            (grpc, json!({"name": "tls", "port": 444}), "UnsupportedProtocol"),
+            (grpc, json!({"name": "tls", "port": 445}), "UnsupportedProtocol"),
+            (grpc, json!({"name": "tls", "port": 446}), "Service/shop/tls:446"),
+            (http, json!({"name": "odd", "port": 80}), "UnsupportedProtocol"),
             (http, json!({"name": "front", "port": 81}), "BackendNotFound"),
             (http, json!({"name": "front", "port": 53}), "BackendNotFound"),
             (http, json!({"name": "front", "port": -1}), "BackendNotFound"),
@@ -173,6 +248,21 @@ mod tests {
             (grpc, json!({"name": "open", "namespace": "bank", "port": 80}), "RefNotPermitted"),
             (http, json!({"name": "secret", "namespace": "bank", "port": 80}), "RefNotPermitted"),
             (http, json!({"name": "none", "namespace": "bank", "port": 80}), "RefNotPermitted"),
+            (tcp, json!({"name": "front", "port": 80}), "Service/shop/front:80"),
+            (tcp, json!({"name": "front", "port": 53}), "BackendNotFound"),
+            (udp, json!({"name": "front", "port": 53}), "Service/shop/front:53/UDP"),
+            (udp, json!({"name": "front", "port": 80}), "BackendNotFound"),
+            (tls, json!({"name": "wss", "port": 80}), "Service/shop/wss:80"),
+            (tcp, json!({"name": "wss", "port": 80}), "Service/shop/wss:80"),
+            (tls, json!({"name": "tls", "port": 445}), "Service/shop/tls:445"),
+            (tls, json!({"name": "front", "kind": "Pod"}), "InvalidKind"),
+            (udp, json!({"name": "none", "port": 53}), "BackendNotFound"),
+            (tcp, json!({"name": "odd", "port": 80}), "UnsupportedProtocol"),
+            // What is granted to one kind of route is granted to no other.
+            (tcp, json!({"name": "streams", "namespace": "bank", "port": 80}), "Service/bank/streams:80"),
+            (udp, json!({"name": "streams", "namespace": "bank", "port": 80}), "Service/bank/streams:80/UDP"),
+            (tls, json!({"name": "streams", "namespace": "bank", "port": 80}), "RefNotPermitted"),
+            (tcp, json!({"name": "open", "namespace": "bank", "port": 80}), "RefNotPermitted"),
         ] {
             let route = RouteKey { namespace: "shop".to_owned(), name: "r".to_owned(), kind };
             let parsed: BackendRef = serde_json::from_value(reference.clone()).unwrap();

@@ -1,4 +1,4 @@
-//! `certificateRefs` -> certificates, each read once.
+//! `certificateRefs` and `clientCertificateRef` -> certificates, each read once.
 
 mod secret;
 
@@ -11,6 +11,7 @@ use isthmus_routing::{Certificate, CertificateKey};
 
 use super::reference_grant::{From, ReferenceGrants, To};
 use super::{is_nameable, of_group};
+pub(super) use secret::in_words;
 use secret::{SecretContent, SecretFault};
 
 /// Why a certificateRef is invalid. Each says what to do.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isthmus_routing::{Hostname, Protocol};
+use isthmus_routing::{Hostname, Protocol, Transport};
 
 use super::hostname_index::HostnameIndex;
 use super::listener::{ListenerFault, ListenerNode};
@@ -10,12 +10,16 @@ use super::listener::{ListenerFault, ListenerNode};
 /// What a listener conflicts in, and with which others.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Conflict {
-    #[error("port {port} is also used by {} with the other protocol; give each protocol a port of its own", quoted(.others))]
+    #[error("port {port} is also used by {} with another protocol; give each protocol a port of its own", quoted(.others))]
     Protocol { port: i32, others: Vec<String> },
+    #[error("{protocol} port {port} is also used by {}; give each a port of its own", quoted(.others), protocol = .protocol.as_str())]
+    Port { port: i32, protocol: Protocol, others: Vec<String> },
     #[error("port {port} and this hostname are also used by {}; change one of the two", quoted(.others))]
     Hostname { port: i32, others: Vec<String> },
     #[error("another protocol is already spoken on port {port}, by {earlier}; use another port")]
     EarlierProtocol { port: i32, earlier: Earlier },
+    #[error("{protocol} port {port} is already used by {earlier}; use another port", protocol = .protocol.as_str())]
+    EarlierPort { port: i32, protocol: Protocol, earlier: Earlier },
     #[error("port {port} and this hostname are already used by {earlier}; change one of the two")]
     EarlierHostname { port: i32, earlier: Earlier },
 }
@@ -38,7 +42,9 @@ impl Conflict {
     /// The reason of `Conflicted=True`.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Protocol { .. } | Self::EarlierProtocol { .. } => "ProtocolConflict",
+            Self::Protocol { .. } | Self::EarlierProtocol { .. } | Self::Port { .. } | Self::EarlierPort { .. } => {
+                "ProtocolConflict"
+            }
             Self::Hostname { .. } | Self::EarlierHostname { .. } => "HostnameConflict",
         }
     }
@@ -49,22 +55,52 @@ impl Conflict {
 /// > * The implementation MUST NOT pick one conflicting Listener as the winner.
 /// >   ALL indistinct Listeners must not be accepted for processing.
 ///
-/// Listeners with a fault of their own take no part:
-///
-/// > If an implementation does not support TCP Protocol Listeners, then the
-/// > previous rule does not apply, and the TCP Listeners SHOULD NOT be
-/// > accepted.
+/// Listeners with a fault of their own take no part. A UDP port is another one than the TCP port with the same number.
 pub(super) fn compare(listeners: &mut [ListenerNode]) {
     mark_equal_names(listeners);
-    let mut ports = BTreeMap::<i32, Vec<usize>>::new();
+    let mut ports = BTreeMap::<(i32, Transport), Vec<(usize, Protocol)>>::new();
     for (at, listener) in listeners.iter().enumerate().filter(|(_, listener)| listener.is_valid()) {
-        ports.entry(listener.port).or_default().push(at);
+        if let Some(protocol) = listener.protocol {
+            ports.entry((listener.port, protocol.transport())).or_default().push((at, protocol));
+        }
     }
-    for (port, members) in ports {
-        let conflicts: Vec<_> = members.iter().map(|at| conflict(listeners, port, *at, &members)).collect();
-        for (at, conflict) in members.iter().zip(conflicts) {
+    for ((port, _), members) in ports {
+        let conflicts: Vec<_> = members.iter().map(|member| conflict(listeners, port, *member, &members)).collect();
+        for ((at, _), conflict) in members.iter().zip(conflicts) {
             listeners[*at].conflict = conflict;
         }
+    }
+}
+
+/// How listeners of two protocols, or of the same one, are told apart on one port.
+///
+/// > The set of listeners that all share a protocol value MUST have _different_
+/// > values for _at least one_ of these fields to be distinct:
+/// >
+/// > * **HTTP, HTTPS, TLS**: Port, Hostname
+/// > * **TCP, UDP**: Port
+///
+/// HTTPS and TLS begin alike, with the server name, so it is the hostname that tells them apart too, and must not be the same:
+///
+/// > **The implementation can match inbound requests to a single distinct
+/// > Listener**.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Apart {
+    ByHostname,
+    /// > In this case all the Listeners that share a port with the
+    /// > TCP Listener are not distinct and so MUST NOT be accepted.
+    ///
+    /// Neither can HTTP be told from TLS before something is read.
+    NotByProtocol,
+    /// Both of them take whatever comes.
+    NotAtAll,
+}
+
+fn apart(one: Protocol, other: Protocol) -> Apart {
+    match (one, other) {
+        (Protocol::Tcp, Protocol::Tcp) | (Protocol::Udp, Protocol::Udp) => Apart::NotAtAll,
+        _ if one == other || (one.is_tls() && other.is_tls()) => Apart::ByHostname,
+        _ => Apart::NotByProtocol,
     }
 }
 
@@ -87,8 +123,8 @@ pub(super) fn compare(listeners: &mut [ListenerNode]) {
 /// What a ListenerSet was refused keeps nobody out; what two listeners of the Gateway quarrel about does.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    protocols: BTreeMap<i32, BTreeMap<Protocol, Earlier>>,
-    hostnames: BTreeMap<(i32, Option<Hostname>), Earlier>,
+    protocols: BTreeMap<(i32, Transport), BTreeMap<Protocol, Earlier>>,
+    hostnames: BTreeMap<(i32, Transport, Option<Hostname>), Earlier>,
 }
 
 impl Held {
@@ -99,19 +135,25 @@ impl Held {
                 None => Earlier::Gateway(listener.name.clone()),
                 Some(_) => Earlier::ListenerSet,
             };
-            self.protocols.entry(listener.port).or_default().entry(protocol).or_insert_with(earlier);
-            self.hostnames.entry((listener.port, listener.hostname.clone())).or_insert_with(earlier);
+            let (port, transport) = (listener.port, protocol.transport());
+            self.protocols.entry((port, transport)).or_default().entry(protocol).or_insert_with(earlier);
+            self.hostnames.entry((port, transport, listener.hostname.clone())).or_insert_with(earlier);
         }
     }
 
-    /// Why there is no room for a later listener.
+    /// Why there is no room for a later listener. One with a fault of its own takes none.
     pub(super) fn conflict(&self, later: &ListenerNode) -> Option<Conflict> {
-        let port = later.port;
-        let mut protocols = self.protocols.get(&port).into_iter().flatten();
-        if let Some((_, earlier)) = protocols.find(|(protocol, _)| excludes(**protocol, later)) {
-            return Some(Conflict::EarlierProtocol { port, earlier: earlier.clone() });
+        let (port, protocol) = (later.port, later.protocol.filter(|_| later.fault.is_none())?);
+        let transport = protocol.transport();
+        for (held, earlier) in self.protocols.get(&(port, transport)).into_iter().flatten() {
+            let earlier = || earlier.clone();
+            match apart(*held, protocol) {
+                Apart::ByHostname => {}
+                Apart::NotByProtocol => return Some(Conflict::EarlierProtocol { port, earlier: earlier() }),
+                Apart::NotAtAll => return Some(Conflict::EarlierPort { port, protocol, earlier: earlier() }),
+            }
         }
-        let same = self.hostnames.get(&(port, later.hostname.clone())).filter(|_| later.fault.is_none());
+        let same = self.hostnames.get(&(port, transport, later.hostname.clone()));
         same.map(|earlier| Conflict::EarlierHostname { port, earlier: earlier.clone() })
     }
 }
@@ -121,29 +163,15 @@ fn holds(listener: &ListenerNode) -> bool {
     listener.fault.is_none() && (listener.conflict.is_none() || listener.listener_set.is_none())
 }
 
-/// Whether a protocol leaves no room on its port for that of a later listener.
-fn excludes(earlier: Protocol, later: &ListenerNode) -> bool {
-    match &later.fault {
-        None => later.protocol != Some(earlier),
-        // The port could not have these even if they were supported.
-        Some(ListenerFault::Protocol(unsupported)) => match unsupported.as_str() {
-            "TCP" => true,
-            "TLS" => earlier == Protocol::Http,
-            _ => false,
-        },
-        Some(_) => false,
-    }
-}
-
-/// Finds HTTPS listeners of the same port whose hostnames overlap, among those of a Gateway and its ListenerSets. What a ListenerSet
-/// was refused overlaps with nothing.
+/// Finds HTTPS and TLS listeners of the same port whose hostnames overlap, among those of a Gateway and its ListenerSets. What a
+/// ListenerSet was refused overlaps with nothing.
 ///
 /// > Controllers MUST detect the presence of overlapping hostnames and MAY
 /// > detect the presence of overlapping certificates.
 pub(super) fn mark_overlaps(listeners: &mut [ListenerNode]) {
     let mut ports = BTreeMap::<i32, BTreeMap<Option<Hostname>, Vec<usize>>>::new();
-    let https = |listener: &ListenerNode| holds(listener) && listener.protocol == Some(Protocol::Https);
-    for (at, listener) in listeners.iter().enumerate().filter(|(_, listener)| https(listener)) {
+    let is_tls = |listener: &ListenerNode| holds(listener) && listener.protocol.is_some_and(Protocol::is_tls);
+    for (at, listener) in listeners.iter().enumerate().filter(|(_, listener)| is_tls(listener)) {
         ports.entry(listener.port).or_default().entry(listener.hostname.clone()).or_default().push(at);
     }
     for by_hostname in ports.into_values() {
@@ -195,18 +223,24 @@ fn mark_equal_names(listeners: &mut [ListenerNode]) {
     }
 }
 
-fn conflict(listeners: &[ListenerNode], port: i32, at: usize, members: &[usize]) -> Option<Conflict> {
-    let this = &listeners[at];
-    let others = |differs: &dyn Fn(&ListenerNode) -> bool| -> Vec<String> {
-        let others = members.iter().filter(|other| **other != at).map(|other| &listeners[*other]);
-        others.filter(|other| differs(other)).map(|other| other.name.clone()).collect()
+/// What one member of a port has against the others. All of these names are of one object, so each may be told of the others.
+fn conflict(
+    listeners: &[ListenerNode],
+    port: i32,
+    (at, protocol): (usize, Protocol),
+    members: &[(usize, Protocol)],
+) -> Option<Conflict> {
+    let others = |how: Apart| -> Vec<String> {
+        let others = members.iter().filter(|(other, of)| *other != at && apart(*of, protocol) == how);
+        let others = others.map(|(other, _)| &listeners[*other]);
+        let same = others.filter(|other| how != Apart::ByHostname || other.hostname == listeners[at].hostname);
+        same.map(|other| other.name.clone()).collect()
     };
-    let protocol = others(&|other| other.protocol != this.protocol);
-    if !protocol.is_empty() {
-        return Some(Conflict::Protocol { port, others: protocol });
-    }
-    let hostname = others(&|other| other.hostname == this.hostname);
-    (!hostname.is_empty()).then_some(Conflict::Hostname { port, others: hostname })
+    let found = |how: Apart| Some(others(how)).filter(|others| !others.is_empty());
+    found(Apart::NotByProtocol)
+        .map(|others| Conflict::Protocol { port, others })
+        .or_else(|| found(Apart::NotAtAll).map(|others| Conflict::Port { port, protocol, others }))
+        .or_else(|| found(Apart::ByHostname).map(|others| Conflict::Hostname { port, others }))
 }
 
 /// No hostname is every hostname.

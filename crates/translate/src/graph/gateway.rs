@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use isthmus_api::generated::gateways::GatewayTls;
 use isthmus_api::parameters::GatewayParametersSpec;
-use isthmus_api::shared::{GATEWAY_GROUP, ListenerView};
+use isthmus_api::shared::{GATEWAY_GROUP, ListenerView, SecretRef};
 use isthmus_api::{Gateway, NamespacedName, Objects};
-use isthmus_routing::GatewayKey;
+use isthmus_routing::{CertificateKey, GatewayKey};
 
-use super::certificate::Certificates;
+use super::bundle::Bundles;
+use super::certificate::{CertificateFault, Certificates};
+use super::client_validation::Frontend;
 use super::gateway_class::GatewayClassNode;
 use super::listener::{self, ListenerNode};
 use super::parameters::{self, ParametersFault, ParametersRef};
@@ -34,6 +35,12 @@ pub(crate) struct GatewayNode {
     pub(crate) unusable: Vec<String>,
     /// Its own in the order of the object, then those of its ListenerSets in the order of their precedence.
     pub(crate) listeners: Vec<ListenerNode>,
+    /// What clients of its listeners have to show.
+    pub(crate) frontend: Frontend,
+    /// What it shows to backends, or what it showed before if its content cannot be read now.
+    pub(crate) client_certificate: Option<CertificateKey>,
+    /// Why there is none, or none that is new.
+    pub(crate) client_certificate_fault: Option<CertificateFault>,
     /// What it needs to run, but for the ports, which follow from the listeners.
     pub(crate) infrastructure: Infrastructure,
 }
@@ -101,12 +108,15 @@ pub(super) fn ours(
     classes: &BTreeMap<&str, GatewayClassNode<'_>>,
     options: &Options,
     certificates: &mut Certificates<'_, '_>,
+    bundles: &mut Bundles<'_, '_>,
 ) -> BTreeMap<NamespacedName, GatewayNode> {
     let nameable = objects.gateways.iter().filter(|(name, _)| is_nameable(name));
     let ours =
         nameable.filter_map(|(name, gateway)| Some((name, gateway, classes.get(gateway.spec.gateway_class_name.as_str())?)));
-    ours.map(|(name, gateway, class)| (name.clone(), judge(&Source { name, gateway, class, objects, options }, certificates)))
-        .collect()
+    ours.map(|(name, gateway, class)| {
+        (name.clone(), judge(&Source { name, gateway, class, objects, options }, certificates, bundles))
+    })
+    .collect()
 }
 
 /// What a Gateway is judged from.
@@ -118,7 +128,7 @@ struct Source<'s> {
     options: &'s Options,
 }
 
-fn judge(source: &Source<'_>, certificates: &mut Certificates<'_, '_>) -> GatewayNode {
+fn judge(source: &Source<'_>, certificates: &mut Certificates<'_, '_>, bundles: &mut Bundles<'_, '_>) -> GatewayNode {
     let Source { name, gateway, options, .. } = source;
     let key = GatewayKey { namespace: name.namespace.clone(), name: name.name.clone() };
     let given = options.addresses.get(&key);
@@ -129,18 +139,20 @@ fn judge(source: &Source<'_>, certificates: &mut Certificates<'_, '_>) -> Gatewa
         }
     }
     let owner = From { group: GATEWAY_GROUP, kind: "Gateway", namespace: &name.namespace };
+    let frontend = Frontend::resolve(gateway.spec.tls.as_ref(), owner, bundles);
     let mut listeners: Vec<_> = gateway
         .spec
         .listeners
         .iter()
         .map(|listener| {
             let view = ListenerView::from(listener);
-            let mut node = listener::judge(&view, owner, validates_clients(gateway.spec.tls.as_ref(), view.port), certificates);
+            let mut node = listener::judge(&view, owner, &frontend, certificates);
             node.unavailable = options.unavailable.get(&(key.clone(), node.name.clone())).cloned();
             node
         })
         .collect();
     conflict::compare(&mut listeners);
+    let (client_certificate, client_certificate_fault) = client_certificate(gateway, owner, certificates);
     let unusable = if given.is_none() { Vec::new() } else { unusable(gateway, &addresses) };
     let (parameters, fault) = match parameters(source) {
         Ok(parameters) => (parameters, unsupported_address(gateway)),
@@ -155,6 +167,9 @@ fn judge(source: &Source<'_>, certificates: &mut Certificates<'_, '_>) -> Gatewa
         listen: options.listen,
         unusable,
         listeners,
+        frontend,
+        client_certificate,
+        client_certificate_fault,
         infrastructure: infrastructure(gateway, parameters),
     }
 }
@@ -210,15 +225,24 @@ fn unusable(gateway: &Gateway, given: &[Address]) -> Vec<String> {
     wanted.filter(|value| !value.parse().is_ok_and(|ip| given.contains(&Address::Ip(ip)))).map(str::to_owned).collect()
 }
 
-/// Whether clients of HTTPS listeners on this port have to show a certificate.
-///
-/// > Per port configuration is optional. Once set this configuration overrides
-/// > the default configuration for all Listeners handling HTTPS traffic
-/// > that match this port.
-pub(super) fn validates_clients(tls: Option<&GatewayTls>, port: i32) -> bool {
-    let Some(frontend) = tls.and_then(|tls| tls.frontend.as_ref()) else { return false };
-    match frontend.per_port.iter().flatten().find(|own| own.port == port) {
-        Some(own) => own.tls.validation.is_some(),
-        None => frontend.default.validation.is_some(),
+/// > Note that this contains only details for the Gateway as a TLS client,
+/// > and does _not_ imply behavior about how to choose which backend should
+/// > get a TLS connection. That is determined by the presence of a BackendTLSPolicy.
+fn client_certificate(
+    gateway: &Gateway,
+    owner: From<'_>,
+    certificates: &mut Certificates<'_, '_>,
+) -> (Option<CertificateKey>, Option<CertificateFault>) {
+    let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+    let Some(reference) = backend.and_then(|backend| backend.client_certificate_ref.as_ref()) else { return (None, None) };
+    let reference = SecretRef {
+        group: reference.group.clone().unwrap_or_default(),
+        kind: reference.kind.clone().unwrap_or_else(|| "Secret".to_owned()),
+        name: reference.name.clone(),
+        namespace: reference.namespace.clone(),
+    };
+    match certificates.resolve(owner, &reference) {
+        Ok(key) => (Some(key), None),
+        Err(fault) => (fault.kept(), Some(fault)),
     }
 }

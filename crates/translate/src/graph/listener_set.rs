@@ -9,7 +9,7 @@ use isthmus_api::{ListenerSet, NamespacedName, Objects};
 use super::attachment::NamespaceLabels;
 use super::certificate::Certificates;
 use super::conflict::{self, Held};
-use super::gateway::{self, GatewayNode};
+use super::gateway::GatewayNode;
 use super::is_nameable;
 use super::listener::{self, ListenerNode};
 use super::reference_grant::From;
@@ -78,7 +78,7 @@ pub(super) fn join(
             let first = gateway.listeners.len();
             let allows = judge.labels.allows(&allowed, &name.namespace, &set_name.namespace);
             if allows {
-                let listeners = listeners(judge, gateway, &Source { name: set_name, set, gateway: object }, &held, certificates);
+                let listeners = listeners(judge, gateway, set_name, set, &held, certificates);
                 held.add(&listeners);
                 gateway.listeners.extend(listeners);
             }
@@ -110,31 +110,21 @@ fn gateway_of(name: &NamespacedName, set: &ListenerSet) -> Option<NamespacedName
     is_gateway.then(|| NamespacedName::new(namespace, parent.name.as_str()))
 }
 
-/// What the listeners of one ListenerSet are judged from.
-struct Source<'s> {
-    name: &'s NamespacedName,
-    set: &'s ListenerSet,
-    gateway: &'s isthmus_api::Gateway,
-}
-
 fn listeners(
     judge: &Judge<'_>,
     gateway: &GatewayNode,
-    source: &Source<'_>,
+    name: &NamespacedName,
+    set: &ListenerSet,
     held: &Held,
     certificates: &mut Certificates<'_, '_>,
 ) -> Vec<ListenerNode> {
-    let owner = From { group: GATEWAY_GROUP, kind: "ListenerSet", namespace: &source.name.namespace };
-    let nodes = source.set.spec.listeners.iter().map(|listener| {
+    let owner = From { group: GATEWAY_GROUP, kind: "ListenerSet", namespace: &name.namespace };
+    let nodes = set.spec.listeners.iter().map(|listener| {
         let view = ListenerView::from(listener);
-        let validates_clients = gateway::validates_clients(source.gateway.spec.tls.as_ref(), view.port);
-        let mut node = listener::judge(&view, owner, validates_clients, certificates);
-        node.listener_set = Some(source.name.clone());
+        let mut node = listener::judge(&view, owner, &gateway.frontend, certificates);
+        node.listener_set = Some(name.clone());
         node.unavailable = judge.options.unavailable.get(&(gateway.key.clone(), node.model_name())).cloned();
         node.conflict = held.conflict(&node);
-        if node.conflict.is_some() {
-            node.fault = None;
-        }
         node
     });
     let mut nodes: Vec<_> = nodes.collect();

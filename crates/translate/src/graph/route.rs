@@ -7,7 +7,7 @@ use isthmus_api::shared::RouteView;
 use isthmus_api::{Kind, NamespacedName};
 use isthmus_routing::{Hostname, Route, RouteKey, RouteKind};
 
-use super::attachment::{AttachmentFault, Lost, ParentNode, Parents};
+use super::attachment::{AttachmentFault, Lost, ParentNode, Parents, Shadowed};
 use super::backend_ref::{BackendFault, Backends};
 use crate::Edition;
 use crate::route::{self, RuleFault};
@@ -59,6 +59,14 @@ impl RouteNode {
             }
         }
     }
+
+    /// Notes that it gets nothing of a listener.
+    pub(super) fn shadow(&mut self, gateway: &NamespacedName, listener: usize, shadow: &Shadowed) {
+        let parents = self.parents.iter_mut().filter(|parent| parent.gateway == *gateway);
+        for parent in parents.filter(|parent| parent.claims.iter().any(|claim| claim.listener == listener)) {
+            parent.shadowed.push(shadow.clone());
+        }
+    }
 }
 
 /// Reads one route; none if no parent of it is ours.
@@ -68,7 +76,7 @@ pub(super) fn read(view: &RouteView<'_>, known: &Parents<'_>, backends: &Backend
     if parents.is_empty() {
         return None;
     }
-    let kind = if view.kind == Kind::GrpcRoute { RouteKind::Grpc } else { RouteKind::Http };
+    let kind = kind(view.kind)?;
     let key = RouteKey { namespace, name, kind };
     let created = view.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
     let (mut rules, mut faults, mut unresolved) = (Vec::with_capacity(view.rules.len()), BTreeMap::new(), Vec::new());
@@ -93,6 +101,11 @@ pub(super) fn read(view: &RouteView<'_>, known: &Parents<'_>, backends: &Backend
     })
 }
 
+/// None: no kind of route.
+fn kind(kind: Kind) -> Option<RouteKind> {
+    RouteKind::ALL.into_iter().find(|known| known.as_str() == kind.as_str())
+}
+
 /// > Note that parent references that cannot be resolved by an implementation
 /// > of this API will not be added to this list. Implementations of this API
 /// > can only populate Route status for the Gateways/parent resources they are
@@ -108,6 +121,7 @@ fn parents(view: &RouteView<'_>, namespace: &str, known: &Parents<'_>) -> Vec<Pa
                 listener_set,
                 claims: Vec::new(),
                 lost: Vec::new(),
+                shadowed: Vec::new(),
                 fault: None,
             });
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use isthmus_api::status::{GatewayAddress, GatewayStatus};
+use isthmus_api::status::{Condition, GatewayAddress, GatewayStatus};
 
 use super::{Verdict, listener};
 use crate::graph::conflict::quoted;
@@ -25,13 +25,21 @@ pub(super) fn status(node: &GatewayNode, attached: i32, proof: Option<&Proof>) -
     };
     GatewayStatus {
         addresses: bound.iter().take(ADDRESSES).map(address).collect(),
-        conditions: vec![
-            accepted(node).condition("Accepted", node.generation),
-            programmed(node, proof).condition("Programmed", node.generation),
-        ],
+        conditions: conditions(node, proof),
         listeners: node.own_listeners().iter().map(|of| listener::status(node, of, node.generation, lacks.as_ref())).collect(),
         attached_listener_sets: attached,
     }
+}
+
+fn conditions(node: &GatewayNode, proof: Option<&Proof>) -> Vec<Condition> {
+    let mut conditions = vec![
+        accepted(node).condition("Accepted", node.generation),
+        programmed(node, proof).condition("Programmed", node.generation),
+        resolved_refs(node).condition("ResolvedRefs", node.generation),
+    ];
+    let insecure = insecure_frontend_validation_mode(node);
+    conditions.extend(insecure.map(|verdict| verdict.condition("InsecureFrontendValidationMode", node.generation)));
+    conditions
 }
 
 /// > This reason is used with the "Accepted" condition when one or
@@ -93,6 +101,43 @@ pub(super) fn programmed(node: &GatewayNode, proof: Option<&Proof>) -> Verdict {
     Verdict::yes("Programmed").with(notes.collect::<Vec<_>>().join("; "))
 }
 
+/// > This condition indicates whether the controller was able to resolve all
+/// > the object references for the Gateway that are not part of a specific
+/// > Listener configuration, and also provides a positive-polarity summary of
+/// > Listener's "ResolvedRefs" condition. This condition does not directly
+/// > impact the Gateway's Accepted or Programmed conditions.
+///
+/// Listeners of ListenerSets have objects of their own to tell it.
+fn resolved_refs(node: &GatewayNode) -> Verdict {
+    let listeners: Vec<_> =
+        node.own_listeners().iter().filter(|of| !of.unresolved.is_empty()).map(|of| of.name.clone()).collect();
+    let of_listeners = format!("see ResolvedRefs of listeners {}", quoted(&listeners));
+    match &node.client_certificate_fault {
+        None if listeners.is_empty() => Verdict::yes("ResolvedRefs"),
+        None => Verdict::no("ListenersNotResolved", of_listeners),
+        Some(fault) => {
+            let reason = match fault.reason() {
+                "RefNotPermitted" => "RefNotPermitted",
+                _ => "InvalidClientCertificateRef",
+            };
+            let more = if listeners.is_empty() { String::new() } else { format!("; {of_listeners}") };
+            Verdict::no(reason, format_args!("spec.tls.backend.clientCertificateRef: {fault}{more}"))
+        }
+    }
+}
+
+/// > This condition is removed as soon as FrontendValidationModeType is changed back to `AllowValidOnly`.
+fn insecure_frontend_validation_mode(node: &GatewayNode) -> Option<Verdict> {
+    let places = node.frontend.optional();
+    (!places.is_empty()).then(|| {
+        let message = format_args!(
+            "spec.tls.frontend ({}) lets clients in whatever certificate they show, or none; use AllowValidOnly to end that",
+            places.join(", ")
+        );
+        Verdict::yes("ConfigurationChanged").with(message)
+    })
+}
+
 fn with_notes(node: &GatewayNode, message: &dyn Display) -> String {
     node.address_notes.iter().fold(message.to_string(), |text, note| format!("{text}; {note}"))
 }
@@ -102,7 +147,7 @@ mod tests {
     use isthmus_api::NamespacedName;
     use serde_json::{Value, json};
 
-    use crate::testing::{base, edge, gateway_with, objects, options, plain_listener, shown};
+    use crate::testing::{base, edge, gateway_with, objects, options, plain_listener, secret, shown, translated};
     use crate::{Options, translate};
 
     fn judged(spec: Value, options: &Options) -> (String, Vec<String>, bool) {
@@ -112,7 +157,7 @@ mod tests {
             return ("no status".to_owned(), Vec::new(), served);
         };
         let addresses = status.addresses.iter().map(|address| format!("{}:{}", address.r#type, address.value)).collect();
-        (shown(&status.conditions, 3).join(" "), addresses, served)
+        (shown(&status.conditions, 3)[..2].join(" "), addresses, served)
     }
 
     #[test]
@@ -190,6 +235,78 @@ mod tests {
         let (conditions, _, served) = judged(spec, &port_in_use);
         assert_eq!(conditions, "Accepted=False/ListenersNotValid Programmed=False/Invalid");
         assert!(served, "it stays in the snapshot, or it would never be tried again");
+    }
+
+    /// What `ResolvedRefs` says, whether there are other conditions besides, and the certificate of the snapshot.
+    fn resolved(more: &Value) -> (String, String, String) {
+        let mut spec = json!({"gatewayClassName": "isthmus", "listeners": plain_listener()});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let mut empty = secret("empty");
+        empty["data"]["tls.key"] = "".into();
+        let (mut opaque, mut theirs) = (secret("opaque"), secret("private"));
+        opaque["type"] = "Opaque".into();
+        theirs["metadata"]["namespace"] = "bank".into();
+        let translation = translated([gateway_with(spec), secret("good"), empty, opaque, theirs]);
+        let conditions = &translation.statuses.gateways[&NamespacedName::new("shop", "edge")].conditions;
+        let told = shown(conditions, 3);
+        let snapshot = &translation.snapshot;
+        let shows = snapshot.gateways.get(&edge()).and_then(|gateway| gateway.client_certificate.clone());
+        let state = shows.map_or_else(String::new, |key| {
+            format!("{key} {} {}", snapshot.certificates.contains_key(&key), snapshot.kept.contains(&key))
+        });
+        (told[2].clone(), told[3..].join(" "), state)
+    }
+
+    #[test]
+    fn references_of_the_gateway() {
+        let to = |reference: Value| json!({"tls": {"backend": {"clientCertificateRef": reference}}});
+        let modes = |default: &str, port: &str| {
+            let of = |mode: &str| json!({"validation": {"mode": mode, "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}});
+            json!({"tls": {"frontend": {"default": of(default), "perPort": [{"port": 8443, "tls": of(port)}]}}})
+        };
+        let broken = json!({"name": "tls", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "absent"}]}});
+        let (valid, fallback) = ("AllowValidOnly", "AllowInsecureFallback");
+        let resolved_refs = "ResolvedRefs=True/ResolvedRefs";
+        let invalid = "ResolvedRefs=False/InvalidClientCertificateRef";
+        let insecure = "InsecureFrontendValidationMode=True/ConfigurationChanged";
+        for (more, expected, others, shows) in [
+            (json!({}), resolved_refs, "", ""),
+            (to(json!({"name": "good"})), resolved_refs, "", "Secret/shop/good true false"),
+            (to(json!({"name": "absent"})), invalid, "", ""),
+            (to(json!({"name": "opaque"})), invalid, "", ""),
+            (to(json!({"name": "empty"})), invalid, "", "Secret/shop/empty false true"),
+            (to(json!({"name": "good", "group": "wrong.example"})), invalid, "", ""),
+            (to(json!({"name": "good", "kind": "WrongKind"})), invalid, "", ""),
+            (to(json!({"name": "private", "namespace": "bank"})), "ResolvedRefs=False/RefNotPermitted", "", ""),
+            (json!({"listeners": [broken, plain_listener()[0]]}), "ResolvedRefs=False/ListenersNotResolved", "", ""),
+            (modes(valid, valid), resolved_refs, "", ""),
+            (modes(fallback, valid), resolved_refs, insecure, ""),
+            (modes(valid, fallback), resolved_refs, insecure, ""),
+        ] {
+            let shown = more.to_string();
+            assert_eq!(resolved(&more), (expected.to_owned(), others.to_owned(), shows.to_owned()), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_clients_reaches_the_proxies() {
+        let parameters = |clients: Value| {
+            json!({
+                "apiVersion": "isthmus.dev/v1alpha1", "kind": "GatewayParameters", "metadata": {"name": "p", "namespace": "shop"},
+                "spec": {"clients": clients},
+            })
+        };
+        let reference = json!({"parametersRef": {"group": "isthmus.dev", "kind": "GatewayParameters", "name": "p"}});
+        let spec = json!({"gatewayClassName": "isthmus", "listeners": plain_listener(), "infrastructure": reference});
+        for (clients, expected) in [
+            (json!({}), (false, 0)),
+            (json!({"proxyProtocol": "Off", "trustedHops": 16}), (false, 16)),
+            (json!({"proxyProtocol": "Required"}), (true, 0)),
+        ] {
+            let translation = translated([gateway_with(spec.clone()), parameters(clients.clone())]);
+            let gateway = &translation.snapshot.gateways[&edge()];
+            assert_eq!((gateway.proxy_protocol, gateway.trusted_hops), expected, "{clients}");
+        }
     }
 
     #[test]

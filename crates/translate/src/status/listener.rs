@@ -2,6 +2,7 @@
 
 use isthmus_api::shared::GATEWAY_GROUP;
 use isthmus_api::status::{ListenerStatus, RouteGroupKind};
+use isthmus_routing::Protocol;
 
 use super::{Verdict, listed};
 use crate::graph::conflict::quoted;
@@ -34,7 +35,7 @@ pub(super) fn status(gateway: &GatewayNode, node: &ListenerNode, generation: i64
 
 /// Whether `Accepted` is true.
 pub(super) fn is_accepted(node: &ListenerNode) -> bool {
-    node.is_valid() && node.unavailable.is_none()
+    node.is_valid() && node.can_validate() && node.unavailable.is_none()
 }
 
 /// Whether it is served as it is meant.
@@ -71,6 +72,10 @@ fn accepted(node: &ListenerNode) -> Verdict {
     if let Some(conflict) = &node.conflict {
         return Verdict::no(conflict.reason(), conflict);
     }
+    if !node.can_validate() {
+        let message = "clients have to show a certificate, and there is no CA certificate to compare it with; see ResolvedRefs";
+        return Verdict::no("NoValidCACertificate", format_args!("{message}{}", kept(node)));
+    }
     match &node.unavailable {
         Some(why) => Verdict::no("PortUnavailable", format_args!("port {} cannot be opened: {why}", node.port)),
         None => Verdict::yes("Accepted"),
@@ -85,8 +90,8 @@ fn programmed(gateway: &GatewayNode, node: &ListenerNode, lacks: Option<&Lacks>)
         return Verdict::no("Invalid", fault);
     }
     if !node.is_servable() {
-        let kept = if node.kept.is_empty() { "" } else { "; a proxy that holds an earlier one goes on with it" };
-        return Verdict::no("Invalid", format_args!("there is no certificate that can be served, see ResolvedRefs{kept}"));
+        let lacks = if node.can_validate() { "certificate that can be served" } else { "CA certificate for those of clients" };
+        return Verdict::no("Invalid", format_args!("there is no {lacks}, see ResolvedRefs{}", kept(node)));
     }
     if node.unavailable.is_some() {
         return Verdict::no("Pending", "the port cannot be opened yet; see Accepted");
@@ -101,6 +106,11 @@ fn programmed(gateway: &GatewayNode, node: &ListenerNode, lacks: Option<&Lacks>)
         return Verdict::no("Pending", why);
     }
     Verdict::yes("Programmed")
+}
+
+/// What becomes of a listener that proxies may still hold everything for.
+fn kept(node: &ListenerNode) -> &'static str {
+    if node.is_sent() { "; a proxy that holds an earlier one goes on with it" } else { "" }
 }
 
 /// The first fault gives the reason; what is not permitted comes before what is broken.
@@ -128,8 +138,9 @@ fn conflicted(node: &ListenerNode) -> Verdict {
 /// > False.
 fn overlapping_tls_config(node: &ListenerNode) -> Option<Verdict> {
     (!node.overlaps.is_empty()).then(|| {
+        let reuse = if node.protocol == Some(Protocol::Https) { "gets status 421" } else { "stays with this one" };
         let message = format_args!(
-            "the hostname overlaps with that of {} on the same port; a client that reuses a connection for another listener's host gets status 421",
+            "the hostname overlaps with that of {} on the same port; a client that reuses a connection for another listener's host {reuse}",
             node.overlaps.join(", ")
         );
         Verdict::yes("OverlappingHostnames").with(message)
@@ -141,7 +152,7 @@ mod tests {
     use isthmus_api::NamespacedName;
     use serde_json::{Value, json};
 
-    use crate::testing::{edge, gateway, gateway_with, object, secret, shown, translated};
+    use crate::testing::{edge, gateway, object, secret, shown, translated};
 
     /// `name: what differs from a listener where all is well`, and the names of listeners in the snapshot.
     fn judged(gateway: Value) -> (Vec<String>, String) {
@@ -206,8 +217,16 @@ mod tests {
             (one(json!({"hostname": "10.0.0.1"})), &unsupported, ""),
             (one(json!({"port": 0})), &unsupported, ""),
             (one(json!({"port": 65536})), &unsupported, ""),
-            (one(json!({"protocol": "TLS"})), &protocol, ""),
-            (one(json!({"protocol": "TCP"})), &protocol, ""),
+            (one(json!({"protocol": "TCP"})), &["a: [TCPRoute]"], "a"),
+            (one(json!({"protocol": "UDP"})), &["a: [UDPRoute]"], "a"),
+            (one(json!({"protocol": "TCP", "hostname": "10.0.0.1"})), &["a: [TCPRoute]"], "a"),
+            (
+                one(json!({"protocol": "UDP", "port": 0})),
+                &["a: Accepted=False/UnsupportedValue Programmed=False/Invalid [UDPRoute]"],
+                "",
+            ),
+            (one(json!({"protocol": "SCTP"})), &protocol, ""),
+            (one(json!({"protocol": "tcp"})), &protocol, ""),
             (one(json!({"protocol": "example.com/x"})), &protocol, ""),
             (one(json!({"allowedRoutes": {"namespaces": {"from": "Selector"}}})), &unsupported, ""),
             (
@@ -222,6 +241,12 @@ mod tests {
             (
                 kinds(json!([{"kind": "InvalidRoute"}, {"kind": "HTTPRoute"}])),
                 &["a: ResolvedRefs=False/InvalidRouteKinds [HTTPRoute]"],
+                "a",
+            ),
+            (kinds(json!([{"kind": "TCPRoute"}])), &["a: ResolvedRefs=False/InvalidRouteKinds []"], "a"),
+            (
+                one(json!({"protocol": "UDP", "allowedRoutes": {"kinds": [{"kind": "TCPRoute"}, {"kind": "UDPRoute"}]}})),
+                &["a: ResolvedRefs=False/InvalidRouteKinds [UDPRoute]"],
                 "a",
             ),
             (kinds(json!([{"kind": "HTTPRoute", "group": "example.com"}])), &["a: ResolvedRefs=False/InvalidRouteKinds []"], "a"),
@@ -266,7 +291,7 @@ mod tests {
                 "c",
             ),
             (
-                json!([listener("a", 80, "HTTP", None), listener("b", 80, "TCP", None)]),
+                json!([listener("a", 80, "HTTP", None), listener("b", 80, "SCTP", None)]),
                 &["a:", "b: Accepted=False/UnsupportedProtocol Programmed=False/Invalid []"],
                 "a",
             ),
@@ -285,6 +310,134 @@ mod tests {
                 ],
                 "a+good b+good c+good d+good",
             ),
+        ]);
+    }
+
+    #[test]
+    fn conflicts_of_streams() {
+        let listener = |name: &str, protocol: &str, hostname: Option<&str>, mode: Option<&str>| {
+            let tls = mode.map(|mode| json!({"mode": mode, "certificateRefs": [{"name": "good"}]}));
+            json!({"name": name, "port": 443, "protocol": protocol, "hostname": hostname, "tls": tls})
+        };
+        let told = |name: &str, reason: &str, kinds: &str| {
+            let kinds = if kinds.is_empty() { String::new() } else { format!(" [{kinds}]") };
+            format!("{name}: Accepted=False/{reason} Programmed=False/{reason} Conflicted=True/{reason}{kinds}")
+        };
+        let (protocol, hostname) = ("ProtocolConflict", "HostnameConflict");
+        let (terminate, passthrough) = (Some("Terminate"), Some("Passthrough"));
+        let table: Vec<(Value, Vec<String>, &str)> = vec![
+            (
+                json!([
+                    listener("a", "HTTPS", Some("a.example.com"), terminate),
+                    listener("b", "TLS", Some("b.example.com"), terminate),
+                    listener("c", "TLS", Some("c.example.com"), passthrough),
+                ]),
+                vec!["a:".to_owned(), "b: [TLSRoute]".to_owned(), "c: [TLSRoute]".to_owned()],
+                "a+good b+good c",
+            ),
+            (
+                json!([
+                    listener("a", "HTTPS", Some("a.example.com"), terminate),
+                    listener("b", "TLS", Some("a.example.com"), passthrough),
+                    listener("c", "TLS", Some("c.example.com"), terminate),
+                ]),
+                vec![
+                    told("a", hostname, "") + " OverlappingTLSConfig=True/OverlappingHostnames",
+                    told("b", hostname, "") + " OverlappingTLSConfig=True/OverlappingHostnames [TLSRoute]",
+                    "c: [TLSRoute]".to_owned(),
+                ],
+                "c+good",
+            ),
+            (
+                json!([
+                    listener("a", "TLS", Some("a.example.com"), terminate),
+                    listener("b", "TLS", Some("*.example.com"), passthrough),
+                ]),
+                vec![
+                    "a: OverlappingTLSConfig=True/OverlappingHostnames [TLSRoute]".to_owned(),
+                    "b: OverlappingTLSConfig=True/OverlappingHostnames [TLSRoute]".to_owned(),
+                ],
+                "a+good b",
+            ),
+            (
+                json!([
+                    listener("a", "TLS", Some("a.example.com"), passthrough),
+                    listener("b", "TCP", Some("b.example.com"), None)
+                ]),
+                vec![told("a", protocol, "TLSRoute"), told("b", protocol, "TCPRoute")],
+                "",
+            ),
+            (
+                json!([listener("a", "HTTP", None, None), listener("b", "TLS", Some("b.example.com"), passthrough)]),
+                vec![told("a", protocol, ""), told("b", protocol, "TLSRoute")],
+                "",
+            ),
+            // Hostnames tell no connections and no datagrams apart.
+            (
+                json!([listener("a", "TCP", Some("a.example.com"), None), listener("b", "TCP", Some("b.example.com"), None)]),
+                vec![told("a", protocol, "TCPRoute"), told("b", protocol, "TCPRoute")],
+                "",
+            ),
+            (
+                json!([
+                    listener("a", "UDP", None, None),
+                    listener("b", "UDP", Some("b.example.com"), None),
+                    listener("c", "TCP", None, None),
+                ]),
+                vec![told("a", protocol, "UDPRoute"), told("b", protocol, "UDPRoute"), "c: [TCPRoute]".to_owned()],
+                "c",
+            ),
+            (
+                json!([listener("a", "UDP", None, None), listener("b", "HTTPS", None, terminate)]),
+                vec!["a: [UDPRoute]".to_owned(), "b:".to_owned()],
+                "a b+good",
+            ),
+        ];
+        for (listeners, expected, served) in table {
+            assert_eq!(judged(gateway(&listeners)), (expected, served.to_owned()), "{listeners}");
+        }
+    }
+
+    #[test]
+    fn conflicts_say_what_to_do() {
+        let told = |of: &str, other: &str| {
+            let listeners = json!([
+                {"name": "a", "port": 53, "protocol": of, "tls": {"mode": "Passthrough"}},
+                {"name": "b", "port": 53, "protocol": other, "tls": {"mode": "Passthrough"}},
+            ]);
+            let translation = translated([gateway(&listeners)]);
+            translation.statuses.gateways[&NamespacedName::new("shop", "edge")].listeners[0].conditions[0].message.clone()
+        };
+        for (of, other, expected) in [
+            ("UDP", "UDP", "UDP port 53 is also used by `b`; give each a port of its own"),
+            ("TCP", "TCP", "TCP port 53 is also used by `b`; give each a port of its own"),
+            ("TCP", "TLS", "port 53 is also used by `b` with another protocol; give each protocol a port of its own"),
+            ("TLS", "TLS", "port 53 and this hostname are also used by `b`; change one of the two"),
+        ] {
+            assert_eq!(told(of, other), expected);
+        }
+    }
+
+    #[test]
+    fn who_ends_tls_needs_a_certificate() {
+        let tls = |tls: Value| json!([{"name": "a", "port": 443, "protocol": "TLS", "tls": tls}]);
+        let invalid = ["a: Programmed=False/Invalid ResolvedRefs=False/InvalidCertificateRef [TLSRoute]"];
+        let denied = ["a: Programmed=False/Invalid ResolvedRefs=False/RefNotPermitted [TLSRoute]"];
+        let unsupported = ["a: Accepted=False/UnsupportedValue Programmed=False/Invalid [TLSRoute]"];
+        let well = ["a: [TLSRoute]"];
+        check(vec![
+            (tls(json!({"certificateRefs": [{"name": "good"}]})), &well, "a+good"),
+            (tls(json!({"mode": "Terminate", "certificateRefs": [{"name": "good"}]})), &well, "a+good"),
+            (tls(json!({"mode": "Terminate", "certificateRefs": [{"name": "absent"}]})), &invalid, ""),
+            (tls(json!({"mode": "Terminate", "certificateRefs": [{"name": "private", "namespace": "bank"}]})), &denied, ""),
+            (tls(json!({"mode": "Terminate", "options": {"example.com/a": "b"}})), &invalid, ""),
+            (tls(json!(null)), &invalid, ""),
+            (tls(json!({"mode": "Passthrough"})), &well, "a"),
+            // What is not used need not be there.
+            (tls(json!({"mode": "Passthrough", "certificateRefs": [{"name": "absent"}]})), &well, "a"),
+            (tls(json!({"mode": "Passthrough", "options": {"example.com/a": "b"}})), &well, "a"),
+            (tls(json!({"mode": "Passthrough", "options": {"isthmus.dev/min-version": "1.3"}})), &unsupported, ""),
+            (tls(json!({"mode": "Passthrough", "options": {"isthmus.dev/unknown": "1.3"}})), &unsupported, ""),
         ]);
     }
 
@@ -321,16 +474,17 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_should_ask_for_client_certificates_is_not_opened_without() {
-        let listener = |name: &str, port: u16| json!({"name": name, "port": port, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "good"}]}});
-        let validation = json!({"validation": {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}});
-        let spec = json!({
-            "gatewayClassName": "isthmus",
-            "listeners": [listener("a", 443), listener("b", 8443), {"name": "c", "port": 80, "protocol": "HTTP"}],
-            "tls": {"frontend": {"default": validation, "perPort": [{"port": 8443, "tls": {}}]}},
-        });
-        let (conditions, served) = judged(gateway_with(spec));
-        assert_eq!(conditions, ["a: Accepted=False/UnsupportedValue Programmed=False/Invalid", "b:", "c:"]);
-        assert_eq!(served, "b+good c");
+    fn options() {
+        let https = |options: Value| json!([{"name": "a", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "good"}], "options": options}}]);
+        let unsupported = ["a: Accepted=False/UnsupportedValue Programmed=False/Invalid"];
+        check(vec![
+            (https(json!({"isthmus.dev/min-version": "1.3", "example.com/x": "y"})), &["a:"], "a+good"),
+            (https(json!({"isthmus.dev/min-version": "1.0"})), &unsupported, ""),
+            (https(json!({"isthmus.dev/min-versions": "1.3"})), &unsupported, ""),
+        ]);
+        let listeners = https(json!({"isthmus.dev/min-version": "1.3", "isthmus.dev/cipher-suites": "TLS_AES_128_GCM_SHA256"}));
+        let translation = translated([gateway(&listeners), secret("good")]);
+        let tls = &translation.snapshot.gateways[&edge()].listeners[0].tls;
+        assert_eq!(serde_json::to_value(tls).unwrap(), json!({"min_version": "1.3", "ciphers": ["TLS_AES_128_GCM_SHA256"]}));
     }
 }

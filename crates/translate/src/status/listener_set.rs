@@ -144,7 +144,9 @@ mod tests {
         let good = json!({"name": "good", "port": 80, "protocol": "HTTP", "hostname": "good.example.com"});
         let conflict = json!({"name": "taken", "port": 80, "protocol": "HTTP", "hostname": "own.example.com"});
         let tcp = json!({"name": "tcp", "port": 80, "protocol": "TCP"});
-        let odd = json!({"name": "odd", "port": 81, "protocol": "TCP"});
+        let odd = json!({"name": "odd", "port": 81, "protocol": "SCTP"});
+        let (dns, again) =
+            (json!({"name": "dns", "port": 80, "protocol": "UDP"}), json!({"name": "again", "port": 80, "protocol": "UDP"}));
         let https = |secret: &str| json!({"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": secret}]}});
         let some = "Accepted=True/ListenersNotValid Programmed=True/Programmed";
         let none = "Accepted=False/ListenersNotValid Programmed=False/ListenersNotValid";
@@ -161,6 +163,13 @@ mod tests {
                 some,
                 &["shop/s/good"],
                 &["", "Accepted=False/ProtocolConflict Programmed=False/ProtocolConflict Conflicted=True/ProtocolConflict"],
+            ),
+            (json!([dns]), "Accepted=True/Accepted Programmed=True/Programmed", &["shop/s/dns"], &[""]),
+            (
+                json!([dns, again]),
+                none,
+                &[],
+                &["Accepted=False/ProtocolConflict Programmed=False/ProtocolConflict Conflicted=True/ProtocolConflict"; 2],
             ),
             (json!([odd]), none, &[], &["Accepted=False/UnsupportedProtocol Programmed=False/Invalid"]),
             (json!([https("cert")]), "Accepted=True/Accepted Programmed=True/Programmed", &["shop/s/https"], &[""]),
@@ -186,7 +195,8 @@ mod tests {
                 differs.collect::<Vec<_>>().join(" ")
             });
             assert_eq!(of.collect::<Vec<_>>(), of_listeners, "{listeners}");
-            let of_gateway = shown(&translation.statuses.gateways[&NamespacedName::new("shop", "edge")].conditions, 3).join(" ");
+            let of_gateway =
+                shown(&translation.statuses.gateways[&NamespacedName::new("shop", "edge")].conditions, 3)[..2].join(" ");
             assert_eq!(of_gateway, "Accepted=True/Accepted Programmed=True/Programmed", "a ListenerSet hurts only itself");
         }
     }
@@ -213,7 +223,7 @@ mod tests {
         own_closed.unavailable.insert((edge(), "http".to_owned()), "address in use".to_owned());
         let translation = translated_with(list(), &own_closed);
         assert_eq!(judged(&translation, "shop", "s").0, "Accepted=True/Accepted Programmed=True/Programmed");
-        let of_gateway = shown(&translation.statuses.gateways[&NamespacedName::new("shop", "edge")].conditions, 3).join(" ");
+        let of_gateway = shown(&translation.statuses.gateways[&NamespacedName::new("shop", "edge")].conditions, 3)[..2].join(" ");
         assert_eq!(of_gateway, "Accepted=True/ListenersNotValid Programmed=True/Programmed", "one that is served is enough");
     }
 
@@ -259,6 +269,30 @@ mod tests {
             "port 80 and this hostname are already used by a ListenerSet of the same Gateway that is older or comes first by name; \
              change one of the two"
         );
+    }
+
+    #[test]
+    fn the_first_listener_set_has_the_port() {
+        let of = |protocol: &str, hostname: &str| json!([{"name": "x", "port": 443, "protocol": protocol, "hostname": hostname, "tls": {"mode": "Passthrough"}}]);
+        let well = "Accepted";
+        for (first, second, expected) in [
+            (of("TCP", ""), of("UDP", ""), well),
+            (of("TLS", "a.example.com"), of("TLS", "b.example.com"), well),
+            (of("TCP", ""), of("TCP", ""), "ProtocolConflict TCP port 443 is already used by a ListenerSet"),
+            (of("UDP", ""), of("UDP", ""), "ProtocolConflict UDP port 443 is already used by a ListenerSet"),
+            (of("TLS", "a.example.com"), of("TCP", ""), "ProtocolConflict another protocol is already spoken on port 443"),
+            (of("TLS", "a.example.com"), of("TLS", "a.example.com"), "HostnameConflict port 443 and this hostname are already"),
+        ] {
+            let list = [gateway(&json!({"from": "Same"})), set("shop", "a", &first), set("shop", "b", &second)];
+            let translation = translated_with(list, &options());
+            let accepted = |name: &str| {
+                let status = &translation.statuses.listener_sets[&NamespacedName::new("shop", name)];
+                let condition = &status.listeners[0].conditions[0];
+                format!("{} {}", condition.reason, condition.message).trim_end().to_owned()
+            };
+            assert_eq!(accepted("a"), well, "{first}");
+            assert!(accepted("b").starts_with(expected), "{}", accepted("b"));
+        }
     }
 
     #[test]

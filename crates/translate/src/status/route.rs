@@ -40,7 +40,8 @@ fn accepted(node: &RouteNode, parent: &ParentNode) -> Verdict {
         return Verdict::no(first.reason(), rules(node));
     }
     let ignored = node.bad_hostnames.iter().map(|fault| format!("a hostname is ignored: {fault}"));
-    let notes: Vec<String> = parent.lost.iter().map(ToString::to_string).chain(ignored).collect();
+    let lost = parent.lost.iter().map(ToString::to_string).chain(parent.shadowed.iter().map(ToString::to_string));
+    let notes: Vec<String> = lost.chain(ignored).collect();
     Verdict::yes("Accepted").with(listed(notes.into_iter()))
 }
 

@@ -13,15 +13,15 @@ pub(super) struct Slice {
 
 /// A median and the quartiles around it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Spread {
-    pub(super) low: f64,
-    pub(super) median: f64,
-    pub(super) high: f64,
+pub(in crate::bench) struct Spread {
+    pub(in crate::bench) low: f64,
+    pub(in crate::bench) median: f64,
+    pub(in crate::bench) high: f64,
 }
 
 impl Spread {
     /// None of no values.
-    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(in crate::bench) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<_> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         Some(Self { low: quantile(&values, 0.25)?, median: quantile(&values, 0.5)?, high: quantile(&values, 0.75)? })

@@ -144,11 +144,12 @@ impl Report {
 }
 
 /// The machine in one sentence.
-fn machine() -> String {
+pub(in crate::bench) fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    // Not those that this process may use: a benchmark may have tied itself to one.
+    let cpus = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     format!("Machine: {cpus} CPUs, {}, Linux {}.", model.map_or("model unknown", |(_, name)| name.trim()), release.trim())
 }
 

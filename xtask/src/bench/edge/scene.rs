@@ -92,7 +92,7 @@ pub(super) fn far(command: &Command) -> Command {
 }
 
 /// The same command on one CPU.
-pub(super) fn on(cpu: &str, command: &Command) -> Command {
+pub(in crate::bench) fn on(cpu: &str, command: &Command) -> Command {
     let mut pinned = Command::new("taskset");
     pinned.args(["-c", cpu]).arg(command.get_program()).args(command.get_args());
     pinned
@@ -104,12 +104,12 @@ pub(super) fn answers(address: SocketAddr) -> bool {
 }
 
 /// A loopback address that nobody has at the moment.
-pub(super) fn free_address() -> Result<SocketAddr, Fault> {
+pub(in crate::bench) fn free_address() -> Result<SocketAddr, Fault> {
     Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)))
 }
 
 /// Writes a file and returns its path.
-pub(super) fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, Fault> {
+pub(in crate::bench) fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, Fault> {
     let path = folder.join(name);
     fs::write(&path, text).context(|| format!("writing {}", path.display()))?;
     Ok(path)

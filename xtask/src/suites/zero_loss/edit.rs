@@ -168,7 +168,7 @@ fn answer(address: SocketAddr, host: &str, wanted: impl Fn(&crate::suites::clien
     Client::plain(address).get(host, "/").is_ok_and(|answer| wanted(&answer))
 }
 
-fn seen(what: &str, mut live: impl FnMut() -> bool) -> Result<(), String> {
+pub(super) fn seen(what: &str, mut live: impl FnMut() -> bool) -> Result<(), String> {
     let start = Instant::now();
     while !live() {
         if start.elapsed() > PATIENCE {

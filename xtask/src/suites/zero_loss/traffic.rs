@@ -101,6 +101,11 @@ impl Traffic {
         }
     }
 
+    /// Returns when this many more requests were sent.
+    pub(super) fn wait_for_more(&self, requests: usize) {
+        self.wait_for(self.count.sent.load(Ordering::Relaxed) + requests);
+    }
+
     /// Lets the requests in flight end.
     pub(super) fn finish(self) -> Arc<Count> {
         self.stop.store(true, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::Options;
+use crate::connection::Addresses;
 use crate::connection::head::PREFACE;
 use crate::connection::transport::Transport;
 use crate::drain::{Closing, Readiness};
@@ -97,7 +98,13 @@ async fn connect_within(limits: Limits) -> Fixture {
     let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free");
     let guard = telemetry.port(&gateway(), 80).accepted();
     let state = (signals.clone(), Arc::new(Readiness::default()));
-    let connection = Arc::new(Connection::new((address, peer), None, limits.clone(), state, (guard, permit)));
+    let connection = Arc::new(Connection::new(
+        Addresses { local: address, peer, destination: address },
+        None,
+        limits.clone(),
+        state,
+        (guard, permit),
+    ));
     let io = Box::new(Io::new(Transport::Plain(socket), connection.clone(), limits.write_buffer));
     let front = Arc::new(Front::new(Arc::new(Echo), limits));
     let served = tokio::spawn(async move { front.serve(io, signals).await });

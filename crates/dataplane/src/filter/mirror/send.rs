@@ -13,20 +13,25 @@ use tokio::sync::mpsc::Receiver;
 use super::{Mirrors, Part};
 use crate::balance::{InFlight, Wire};
 use crate::proxy::{defaults, forward, grpc, hop};
+use crate::upstream::Caller;
 
 impl Mirrors {
     pub(super) async fn exchange(
         &self,
-        endpoint: &InFlight,
-        wire: Wire,
+        (endpoint, wire, caller): (&InFlight, Wire, &Caller),
         mut request: RequestHeader,
         body: Option<Receiver<Part>>,
     ) -> Result<()> {
-        let peer = endpoint.peer(wire).clone();
+        let peer = *endpoint.peer(wire, caller);
         let connector = self.connector().await;
         let (session, _reused) = connector.get_http_session(&peer).await?;
-        prepare(&mut request, wire, body.is_some())?;
+        let refused = |error| Error::because(ErrorType::InvalidCert, "verifying a mirror's certificate", error);
+        endpoint.admit(session.digest(), caller, defaults::CONNECT).await.map_err(refused)?;
+        prepare(&mut request, (wire, peer.is_tls()), body.is_some())?;
         let done = match session {
+            HttpSession::H1(_) if wire == Wire::H2 => {
+                return Error::e_explain(ErrorType::H2Downgrade, "the mirror did not choose HTTP/2 by ALPN");
+            }
             HttpSession::H1(session) => HttpSession::H1(http1(session, request, body).await?),
             HttpSession::H2(session) => HttpSession::H2(http2(session, request, body).await?),
             HttpSession::Custom(session) => HttpSession::Custom(session),
@@ -37,7 +42,7 @@ impl Mirrors {
 }
 
 /// Makes a client's request one that can be sent on a connection of ours.
-fn prepare(request: &mut RequestHeader, wire: Wire, body: bool) -> Result<()> {
+fn prepare(request: &mut RequestHeader, (wire, tls): (Wire, bool), body: bool) -> Result<()> {
     let is_grpc = grpc::is_grpc(&request.method, &request.headers);
     hop::strip_request(request);
     if !request.headers.contains_key(HOST)
@@ -62,7 +67,11 @@ fn prepare(request: &mut RequestHeader, wire: Wire, body: bool) -> Result<()> {
             // Pingora makes `:authority` of Host if the target has none, and HTTP/2 has no Host beside it.
             if let Some(host) = request.remove_header(&HOST) {
                 let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
-                let uri = http::Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(path).build();
+                let uri = http::Uri::builder()
+                    .scheme(if tls { "https" } else { "http" })
+                    .authority(host.as_bytes())
+                    .path_and_query(path)
+                    .build();
                 request.set_uri(uri.map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "for a mirror", error))?);
             }
         }
@@ -134,7 +143,7 @@ mod tests {
         if version != Version::HTTP_2 {
             request.insert_header("Host", "a.example").expect("a header");
         }
-        prepare(&mut request, wire, body).expect("prepared");
+        prepare(&mut request, (wire, false), body).expect("prepared");
         request
     }
 

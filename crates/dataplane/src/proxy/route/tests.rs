@@ -30,7 +30,7 @@ fn of(listeners: Vec<Listener>) -> Arc<Port> {
 
 fn tls(server_name: &str) -> TlsInfo {
     let server_name = (!server_name.is_empty()).then(|| server_name.to_owned());
-    TlsInfo { server_name, version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256", alpn: None }
+    TlsInfo { server_name, version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256", client_certificate: None, alpn: None }
 }
 
 fn outcome(port: Option<&Arc<Port>>, tls: Option<&TlsInfo>, host: &str) -> Result<String, u16> {
@@ -86,4 +86,27 @@ fn a_host_that_no_listener_takes_is_not_found() {
     assert_eq!(outcome(Some(&port), Some(&tls("a.example")), "b.example"), Err(404));
     assert_eq!(outcome(Some(&port), Some(&tls("b.example")), "a.example"), Err(421));
     assert_eq!(outcome(None, None, "a.example"), Err(404), "the address is not served any more");
+}
+
+/// On a port that is shared with TLS listeners their names are no more this connection's than those of other HTTPS listeners.
+#[test]
+fn a_host_of_a_tls_listener_is_misdirected() {
+    let listener = |name: &str, hostname: &str, protocol| Listener {
+        hostname: Some(hostname.parse().expect("a hostname")),
+        ..Listener::new(name.to_owned(), 443, protocol)
+    };
+    let port = of(vec![
+        listener("https", "a.example", Protocol::Https),
+        Listener { passthrough: true, ..listener("passed", "*.b.example", Protocol::Tls) },
+        Listener::new("any", 443, Protocol::Https),
+    ]);
+    for (server_name, host, expected) in [
+        ("a.example", "a.example", Ok("https")),
+        ("a.example", "x.b.example", Err(421)),
+        ("other.example", "x.b.example", Err(421)),
+        ("", "x.b.example", Err(421)),
+    ] {
+        let found = outcome(Some(&port), Some(&tls(server_name)), host);
+        assert_eq!(found, expected.map(str::to_owned), "SNI `{server_name}`, Host `{host}`");
+    }
 }

@@ -22,7 +22,16 @@ fn line(record: &RequestRecord, exchange: &Exchange<'_>) -> Value {
 }
 
 fn exchange(request: &http::request::Parts) -> Exchange<'_> {
-    Exchange { request, code: 200, bytes_received: 11, bytes_sent: 22, client: None, local: None, tls: false }
+    Exchange {
+        request,
+        code: 200,
+        bytes_received: 11,
+        bytes_sent: 22,
+        client: None,
+        local: None,
+        tls: false,
+        client_certificate: None,
+    }
 }
 
 fn record() -> RequestRecord {
@@ -72,6 +81,7 @@ fn a_routed_request_has_every_key() {
     let exchange = Exchange {
         client: Some(([192, 0, 2, 1], 5000).into()),
         local: Some(([127, 0, 0, 2], 8443).into()),
+        client_certificate: Some("URI:spiffe://shop/pay, CN=pay"),
         ..exchange(&request)
     };
     let wanted = json!({
@@ -92,6 +102,7 @@ fn a_routed_request_has_every_key() {
         "upstream_host": "10.0.0.7:3000",
         "downstream_remote_address": "192.0.2.1:5000",
         "downstream_local_address": "127.0.0.2:8443",
+        "client_certificate": "URI:spiffe://shop/pay, CN=pay",
         "gateway": "Gateway/infra/edge",
         "listener": "https",
         "route": "HTTPRoute/shop/cart",

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::with_line;
+use super::{with_line, with_stream_line};
 use crate::telemetry::metrics::Outcomes;
+use crate::telemetry::stream::{StreamRecord, StreamSummary};
 use crate::telemetry::{Exchange, RequestRecord};
 use crate::{AccessLog, StartError};
 
@@ -79,6 +80,11 @@ impl AccessLogWriter {
     /// Adds the line of a request. Never waits for the log.
     pub(crate) fn write(&self, record: &RequestRecord, exchange: &Exchange<'_>, duration: Duration) {
         with_line(record, exchange, duration, |line| self.shared.add(line));
+    }
+
+    /// Adds the line of a connection without HTTP.
+    pub(crate) fn write_stream(&self, record: &StreamRecord, summary: &StreamSummary) {
+        with_stream_line(record, summary, |line| self.shared.add(line));
     }
 
     /// Waits until what was added before is written, for at most `within`.

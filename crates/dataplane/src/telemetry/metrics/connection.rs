@@ -1,14 +1,15 @@
 //! Connections, by the port of the Gateway that took them: which listener a connection belongs to is known only after its TLS name or
 //! its first request.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use isthmus_routing::GatewayKey;
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::tracked::Tracked;
+use super::udp::{self, UdpMetrics};
 use super::{counter, family, gauge, labels};
 
 /// The connections of every port.
@@ -25,6 +26,8 @@ pub(crate) struct PortMetrics {
     accepted: AtomicU64,
     active: AtomicU64,
     faults: [AtomicU64; ConnectionFault::ALL.len()],
+    /// Made when the port first takes datagrams: one number may be two ports.
+    udp: OnceLock<Box<UdpMetrics>>,
 }
 
 /// Counts a connection as active until it is dropped.
@@ -44,28 +47,52 @@ pub(crate) enum ConnectionFault {
     ClientHelloTimeout,
     /// The handshake did not end in time.
     HandshakeTimeout,
-    /// No certificate is there for the name that the client asked for.
+    /// No listener takes the server name that the client asked for, or it names none and every listener wants one.
     NoCertificate,
-    /// The handshake failed in another way: no common version or cipher, an alert, not TLS at all.
+    /// The client showed no certificate where one is wanted.
+    ClientCertificateAbsent,
+    /// No authority of the listener has signed the client's certificate.
+    ClientCertificateUnknownAuthority,
+    /// The client's certificate has expired.
+    ClientCertificateExpired,
+    /// The client's certificate is not valid for another reason: not yet, not for clients, broken.
+    ClientCertificateInvalid,
+    /// The handshake failed in another way: no common version or cipher, an alert, a ClientHello that is too long or broken, not TLS at all.
     Handshake,
+    /// The connection does not begin with a header of the PROXY protocol, though every one has to, or it did not come in time.
+    ProxyProtocol,
+    /// No route takes a connection without HTTP.
+    NoRoute,
+    /// It has a route, and that leads to no backend with an endpoint.
+    NoBackend,
+    /// No connection to an endpoint could be made for it.
+    Connect,
     /// No HTTP/2 preface (or first byte of a request) in time.
     PrefaceTimeout,
     /// A request's header was not complete in time.
     HeaderTimeout,
-    /// A kept connection got no further request in time.
+    /// A kept connection got no further request in time, or one without HTTP was silent for too long.
     IdleTimeout,
     /// Still open at the deadline of a drain.
     DrainDeadline,
 }
 
 impl ConnectionFault {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 18] = [
         Self::Limit,
         Self::Accept,
         Self::ClientHelloTimeout,
         Self::HandshakeTimeout,
         Self::NoCertificate,
+        Self::ClientCertificateAbsent,
+        Self::ClientCertificateUnknownAuthority,
+        Self::ClientCertificateExpired,
+        Self::ClientCertificateInvalid,
         Self::Handshake,
+        Self::ProxyProtocol,
+        Self::NoRoute,
+        Self::NoBackend,
+        Self::Connect,
         Self::PrefaceTimeout,
         Self::HeaderTimeout,
         Self::IdleTimeout,
@@ -80,7 +107,15 @@ impl ConnectionFault {
             Self::ClientHelloTimeout => "client_hello_timeout",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::NoCertificate => "no_certificate",
+            Self::ClientCertificateAbsent => "client_certificate_absent",
+            Self::ClientCertificateUnknownAuthority => "client_certificate_unknown_authority",
+            Self::ClientCertificateExpired => "client_certificate_expired",
+            Self::ClientCertificateInvalid => "client_certificate_invalid",
             Self::Handshake => "handshake",
+            Self::ProxyProtocol => "proxy_protocol",
+            Self::NoRoute => "no_route",
+            Self::NoBackend => "no_backend",
+            Self::Connect => "connect",
             Self::PrefaceTimeout => "preface_timeout",
             Self::HeaderTimeout => "header_timeout",
             Self::IdleTimeout => "idle_timeout",
@@ -107,6 +142,7 @@ impl Connections {
             "Connections that were refused or ended before their time.",
             MetricType::COUNTER,
         );
+        let mut datagrams = udp::Families::new();
         self.ports.each(|port| {
             let number = port.port.to_string();
             let names = [
@@ -116,6 +152,9 @@ impl Connections {
                 ("parent_name", port.gateway.name.as_str()),
                 ("port", number.as_str()),
             ];
+            if let Some(udp) = port.udp.get() {
+                datagrams.add(&names, udp);
+            }
             accepted.mut_metric().push(counter(labels(&names), port.accepted.load(Relaxed)));
             active.mut_metric().push(gauge(labels(&names), port.active.load(Relaxed)));
             for (fault, count) in ConnectionFault::ALL.iter().zip(&port.faults) {
@@ -124,13 +163,20 @@ impl Connections {
                 faults.mut_metric().push(counter(labels, count.load(Relaxed)));
             }
         });
-        vec![accepted, active, faults]
+        [accepted, active, faults].into_iter().chain(datagrams.finish()).collect()
     }
 }
 
 impl PortMetrics {
     fn new(gateway: GatewayKey, port: u16) -> Self {
-        Self { gateway, port, accepted: AtomicU64::new(0), active: AtomicU64::new(0), faults: Default::default() }
+        Self {
+            gateway,
+            port,
+            accepted: AtomicU64::new(0),
+            active: AtomicU64::new(0),
+            faults: Default::default(),
+            udp: OnceLock::new(),
+        }
     }
 
     /// A connection was accepted; it counts as active until the guard goes.
@@ -138,6 +184,11 @@ impl PortMetrics {
         self.accepted.fetch_add(1, Relaxed);
         self.active.fetch_add(1, Relaxed);
         ConnectionGuard { port: self.clone() }
+    }
+
+    /// What counts its datagrams.
+    pub(crate) fn udp(&self) -> &UdpMetrics {
+        self.udp.get_or_init(Box::default)
     }
 
     /// A connection was refused or ended before its time.
@@ -177,7 +228,8 @@ mod tests {
             assert_eq!(fault as usize, position, "{fault:?} has to count at its own place");
         }
 
-        let families = connections.families();
+        let mut families = connections.families();
+        families.retain(|family| !family.get_metric().is_empty());
         let text = prometheus::TextEncoder::new().encode_to_string(&families).expect("families with metrics");
         let on = r#"direction="inbound",parent_kind="Gateway",parent_namespace="infra",parent_name="edge",port="443""#;
         for line in [

@@ -13,6 +13,7 @@ use isthmus_routing::{BackendKey, GatewayKey, RouteKey, Rule, Target};
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
 use super::count::{Codes, Durations};
+use super::stream::{self, StreamMetrics};
 use super::tracked::Tracked;
 use super::{counter, family, labels};
 use crate::telemetry::{Exchange, RequestRecord};
@@ -47,6 +48,7 @@ pub(crate) struct ParentMetrics {
     routes: Tracked<Arc<RouteKey>, RouteMetrics>,
     unrouted: Figures,
     unrouted_codes: Codes,
+    unrouted_streams: OnceLock<Box<StreamMetrics>>,
 }
 
 /// Requests of one rule on one parent.
@@ -84,6 +86,7 @@ struct BackendSeries {
 struct BackendMetrics {
     names: BackendSeries,
     codes: OnceLock<Box<Codes>>,
+    streams: OnceLock<Box<StreamMetrics>>,
     /// As [`RuleMetrics::shown`].
     shown: OnceLock<Box<[u8]>>,
 }
@@ -95,6 +98,7 @@ struct Figures {
     received: AtomicU64,
     sent: AtomicU64,
     retries: AtomicU64,
+    refused_certificates: AtomicU64,
 }
 
 impl Series {
@@ -138,7 +142,13 @@ impl Default for Series {
 
 impl ParentMetrics {
     fn new(parent: Parent) -> Self {
-        Self { parent, routes: Tracked::default(), unrouted: Figures::default(), unrouted_codes: Codes::default() }
+        Self {
+            parent,
+            routes: Tracked::default(),
+            unrouted: Figures::default(),
+            unrouted_codes: Codes::default(),
+            unrouted_streams: OnceLock::new(),
+        }
     }
 
     /// Its names.
@@ -149,7 +159,12 @@ impl ParentMetrics {
     /// Counts a request that no rule took.
     pub(crate) fn count_unrouted(&self, exchange: &Exchange<'_>, duration: Duration) {
         self.unrouted_codes.add(exchange.code);
-        self.unrouted.add(exchange, duration, 0);
+        self.unrouted.add(exchange, duration, (0, 0));
+    }
+
+    /// What counts its connections that no rule took.
+    pub(crate) fn unrouted_streams(&self) -> &StreamMetrics {
+        self.unrouted_streams.get_or_init(Box::default)
     }
 
     fn show(&self, families: &mut Families) {
@@ -161,13 +176,19 @@ impl ParentMetrics {
         if unrouted {
             families.route(&self.unrouted, &self.route_labels(None));
         }
+        if let Some(streams) = self.unrouted_streams.get() {
+            families.streams.add(&self.target_labels(None, "", None), streams);
+        }
         self.routes.each(|route| {
             if let Some(figures) = route.figures.get() {
                 families.route(figures, &self.route_labels(Some(&route.key)));
             }
             route.backends.each(|series| {
-                let Some(codes) = series.codes.get() else { return };
                 let BackendSeries { rule, backend } = &series.names;
+                if let Some(streams) = series.streams.get() {
+                    families.streams.add(&self.target_labels(Some(&route.key), rule, backend.as_deref()), streams);
+                }
+                let Some(codes) = series.codes.get() else { return };
                 codes.each(|code, count| {
                     let labels = self.backend_labels(Some(&route.key), rule, backend.as_deref(), code);
                     families.requests.push(counter(labels, count));
@@ -191,13 +212,18 @@ impl ParentMetrics {
     }
 
     fn backend_labels(&self, route: Option<&RouteKey>, rule: &str, backend: Option<&BackendKey>, code: u16) -> Vec<LabelPair> {
+        let mut all = self.target_labels(route, rule, backend);
+        all.extend(labels(&[("code", &code.to_string())]));
+        all
+    }
+
+    fn target_labels(&self, route: Option<&RouteKey>, rule: &str, backend: Option<&BackendKey>) -> Vec<LabelPair> {
         let mut all = self.route_labels(route);
         all.extend(labels(&[
             ("rule", rule),
             ("backend_namespace", backend.map_or("", |backend| &backend.namespace)),
             ("backend_name", backend.map_or("", |backend| &backend.name)),
             ("backend_port", &backend.map_or_else(String::new, |backend| backend.port.to_string())),
-            ("code", &code.to_string()),
         ]));
         all
     }
@@ -251,30 +277,48 @@ impl RuleMetrics {
         Some(backend.shown.get_or_init(|| show(key)))
     }
 
+    /// What counts its connections to the backend of a backendRef; without one, or with an invalid one, those that went nowhere.
+    pub(crate) fn streams(&self, position: Option<usize>) -> &StreamMetrics {
+        self.at(position).streams.get_or_init(Box::default)
+    }
+
     /// Counts a request.
     pub(crate) fn count(&self, record: &RequestRecord, exchange: &Exchange<'_>, duration: Duration) {
-        let backend = record.backend.and_then(|position| self.backends.get(position)?.as_ref());
-        let backend = backend.unwrap_or_else(|| self.local.get_or_init(|| self.route.backend(&self.rule, None)));
-        backend.codes.get_or_init(Box::default).add(exchange.code);
+        self.at(record.backend).codes.get_or_init(Box::default).add(exchange.code);
         let retries = u64::from(record.attempts.saturating_sub(1));
-        self.route.figures.get_or_init(Box::default).add(exchange, duration, retries);
+        let refused = u64::from(record.refused_certificates);
+        self.route.figures.get_or_init(Box::default).add(exchange, duration, (retries, refused));
+    }
+
+    fn at(&self, position: Option<usize>) -> &BackendMetrics {
+        let backend = position.and_then(|position| self.backends.get(position)?.as_ref());
+        backend.unwrap_or_else(|| self.local.get_or_init(|| self.route.backend(&self.rule, None)))
+    }
+}
+
+impl BackendMetrics {
+    fn new(names: BackendSeries) -> Self {
+        Self { names, codes: OnceLock::new(), streams: OnceLock::new(), shown: OnceLock::new() }
     }
 }
 
 impl RouteMetrics {
     fn backend(&self, rule: &Arc<str>, backend: Option<&BackendKey>) -> Arc<BackendMetrics> {
         let names = BackendSeries { rule: rule.clone(), backend: backend.cloned().map(Arc::new) };
-        let make = || (names.clone(), BackendMetrics { names: names.clone(), codes: OnceLock::new(), shown: OnceLock::new() });
+        let make = || (names.clone(), BackendMetrics::new(names.clone()));
         self.backends.get_or_insert(&names, make)
     }
 }
 
 impl Figures {
-    fn add(&self, exchange: &Exchange<'_>, duration: Duration, retries: u64) {
+    fn add(&self, exchange: &Exchange<'_>, duration: Duration, (retries, refused): (u64, u64)) {
         self.durations.observe(duration);
-        for (total, more) in
-            [(&self.received, exchange.bytes_received), (&self.sent, exchange.bytes_sent), (&self.retries, retries)]
-        {
+        for (total, more) in [
+            (&self.received, exchange.bytes_received),
+            (&self.sent, exchange.bytes_sent),
+            (&self.retries, retries),
+            (&self.refused_certificates, refused),
+        ] {
             if more > 0 {
                 total.fetch_add(more, Relaxed);
             }
@@ -290,6 +334,8 @@ struct Families {
     received: Vec<Metric>,
     sent: Vec<Metric>,
     retries: Vec<Metric>,
+    refused_certificates: Vec<Metric>,
+    streams: stream::Families,
 }
 
 impl Families {
@@ -300,6 +346,7 @@ impl Families {
         self.received.push(counter(labels.to_vec(), figures.received.load(Relaxed)));
         self.sent.push(counter(labels.to_vec(), figures.sent.load(Relaxed)));
         self.retries.push(counter(labels.to_vec(), figures.retries.load(Relaxed)));
+        self.refused_certificates.push(counter(labels.to_vec(), figures.refused_certificates.load(Relaxed)));
     }
 
     fn finish(self) -> Vec<MetricFamily> {
@@ -314,6 +361,12 @@ impl Families {
             ("isthmus_received_bytes_total", "Bytes of request bodies.", MetricType::COUNTER, self.received),
             ("isthmus_sent_bytes_total", "Bytes of response bodies.", MetricType::COUNTER, self.sent),
             ("isthmus_retries_total", "Tries after the first.", MetricType::COUNTER, self.retries),
+            (
+                "isthmus_refused_certificates_total",
+                "Tries at endpoints whose certificate their BackendTLSPolicy does not take.",
+                MetricType::COUNTER,
+                self.refused_certificates,
+            ),
         ];
         let finish = |(name, help, kind, mut metrics): (&str, &str, MetricType, Vec<Metric>)| {
             metrics.sort_by(|a, b| a.get_label().iter().map(LabelPair::value).cmp(b.get_label().iter().map(LabelPair::value)));
@@ -321,7 +374,7 @@ impl Families {
             family.set_metric(metrics);
             family
         };
-        all.into_iter().map(finish).collect()
+        all.into_iter().map(finish).chain(self.streams.finish()).collect()
     }
 }
 
@@ -375,7 +428,16 @@ mod tests {
     }
 
     fn exchange(request: &http::request::Parts, code: u16) -> Exchange<'_> {
-        Exchange { request, code, bytes_received: 3, bytes_sent: 5, client: None, local: None, tls: false }
+        Exchange {
+            request,
+            code,
+            bytes_received: 3,
+            bytes_sent: 5,
+            client: None,
+            local: None,
+            tls: false,
+            client_certificate: None,
+        }
     }
 
     const LISTENER: &str =

@@ -164,8 +164,16 @@ mod tests {
     fn span(path: &str, code: u16) -> SpanData {
         let (request, ()) = http::Request::get(path).body(()).expect("a request").into_parts();
         let record = RequestRecord::new(TraceContext::from_headers(&request.headers, true));
-        let exchange =
-            Exchange { request: &request, code, bytes_received: 0, bytes_sent: 0, client: None, local: None, tls: true };
+        let exchange = Exchange {
+            request: &request,
+            code,
+            bytes_received: 0,
+            bytes_sent: 0,
+            client: None,
+            local: None,
+            tls: true,
+            client_certificate: None,
+        };
         trace::span::of(&record, &exchange, Duration::from_millis(3))
     }
 

@@ -1,4 +1,4 @@
-//! `certificateRefs` -> certificates that can be served, or what is wrong with each.
+//! A Secret -> the certificate in it, or what is wrong with it.
 
 use std::sync::Arc;
 
@@ -85,15 +85,18 @@ fn text<'a>(bytes: Option<&'a [u8]>, field: &'static str, label: &'static str) -
     std::str::from_utf8(bytes).map_err(|_| SecretFault::NotPem { field, label, fault: "it is binary".to_owned() })
 }
 
-/// Says what is wrong without quoting the file: it may be a key.
 fn not_pem(field: &'static str, label: &'static str, fault: &pem::Error) -> SecretFault {
-    let fault = match fault {
+    SecretFault::NotPem { field, label, fault: in_words(fault).to_owned() }
+}
+
+/// Says what is wrong without quoting the file: it may be a key.
+pub(crate) fn in_words(fault: &pem::Error) -> &'static str {
+    match fault {
         pem::Error::NoItemsFound => "nothing of that kind is in it",
         pem::Error::MissingSectionEnd { .. } => "its last section has no end",
         pem::Error::Base64Decode(_) => "its base64 is broken",
         _ => "its sections are broken",
-    };
-    SecretFault::NotPem { field, label, fault: fault.to_owned() }
+    }
 }
 
 #[cfg(test)]

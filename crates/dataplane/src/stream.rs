@@ -1,0 +1,222 @@
+//! Connections without HTTP: TCP, TLS that is ended here, TLS that is passed on.
+
+mod connect;
+pub(crate) mod route;
+mod splice;
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::net::TcpStream;
+
+use crate::balance::BackendState;
+use crate::config::{Bind, CompiledListener, Config, Port, Shared};
+use crate::connection::Addresses;
+use crate::connection::transport::Transport;
+use crate::drain::{Signals, raised};
+use crate::limits::Limits;
+use crate::proxy_protocol::Ends;
+use crate::telemetry::{ConnectionFault, PortMetrics, StreamEnd, StreamRecord, StreamSummary, Telemetry};
+use crate::tls::accept::{Greeted, Taker, unrecognized};
+use connect::{Caller, connect};
+use route::{Refused, draw};
+use splice::{Splice, reset};
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub(crate) config: Shared,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) limits: Arc<Limits>,
+}
+
+/// A connection of which nothing has been answered.
+pub(crate) struct Arrived {
+    pub(crate) client: Client,
+    pub(crate) addresses: Addresses,
+    pub(crate) started: Instant,
+    pub(crate) start_time: SystemTime,
+    /// Until when the handshake with the client has to be done.
+    pub(crate) deadline: tokio::time::Instant,
+}
+
+/// Whose connection it is.
+pub(crate) enum Client {
+    /// Any bytes.
+    Tcp(TcpStream),
+    /// TLS, to be ended here or passed on.
+    Tls(Box<Greeted>),
+}
+
+impl Streams {
+    /// Serves a connection to its end: that of its sides, of its patience, or `signals`' cut. The configuration of now decides, and no
+    /// later one.
+    pub(crate) async fn serve(&self, arrived: Arrived, port: &PortMetrics, signals: Signals) {
+        let config = self.config.load_full();
+        let bind = Bind::tcp(arrived.addresses.local);
+        let name = arrived.client.server_name().map(str::to_owned);
+        let found =
+            config.ports.get(&bind).and_then(|port| Some((port, port.listeners.get(name.as_deref().unwrap_or_default())?)));
+        let Some((here, listener)) = found else {
+            // The listener went away while the client spoke.
+            port.fault(ConnectionFault::NoRoute);
+            return arrived.client.refuse(&self.limits).await;
+        };
+        let (here, listener) = (here.clone(), listener.clone());
+        let mut record = record(&arrived, &config, &listener, name);
+        let backend = decide(&config, &listener, &mut record);
+        drop(config);
+        record.metrics().began();
+        let mut cut = signals.cut.clone();
+        // Boxed, so that a connection does not carry the handshakes' state for all its life.
+        let opening = Box::pin(self.open(arrived, (&here, &listener), backend, &mut record, port));
+        let opened = tokio::select! {
+            opened = opening => opened,
+            () = raised(&mut cut) => Err(StreamEnd::DrainDeadline),
+        };
+        drop((here, listener));
+        let (end, moved) = match opened {
+            Err(end) => (end, (0, 0)),
+            Ok((mut splice, in_flight)) => {
+                let end = tokio::select! {
+                    end = splice.run(&self.limits, record.metrics()) => end,
+                    () = raised(&mut cut) => StreamEnd::DrainDeadline,
+                };
+                drop(in_flight);
+                let moved = splice.moved();
+                if end != StreamEnd::Closed {
+                    splice.reset();
+                }
+                (end, moved)
+            }
+        };
+        if let Some(fault) = fault(end) {
+            port.fault(fault);
+        }
+        let (received, sent) = moved;
+        self.telemetry.record_stream(&record, &StreamSummary { end, received, sent, duration: record.started.elapsed() });
+    }
+
+    /// From the choice of the backend to two open connections.
+    async fn open(
+        &self,
+        arrived: Arrived,
+        (here, listener): (&Port, &CompiledListener),
+        backend: Result<Arc<BackendState>, Refused>,
+        record: &mut StreamRecord,
+        port: &PortMetrics,
+    ) -> Result<(Splice, crate::balance::InFlight), StreamEnd> {
+        let Arrived { client, addresses, deadline, .. } = arrived;
+        let backend = match backend {
+            Ok(backend) => backend,
+            Err(Refused::NoRoute) => {
+                client.refuse(&self.limits).await;
+                return Err(StreamEnd::NoRoute);
+            }
+            Err(refused) => {
+                client.close();
+                return Err(if refused == Refused::Invalid { StreamEnd::Invalid } else { StreamEnd::NoEndpoint });
+            }
+        };
+        let (transport, first) = match client {
+            Client::Tcp(socket) => (Transport::Plain(socket), Vec::new()),
+            Client::Tls(greeted) => {
+                let Greeted { socket, name, taker, accepted, read } = *greeted;
+                match taker {
+                    Taker::PassThrough => (Transport::Plain(socket), read),
+                    Taker::Http(ending) | Taker::Stream(ending) => {
+                        drop(read);
+                        let shaken = ending.shake((accepted, name), socket, deadline, &self.limits).await;
+                        let (stream, info) = shaken.map_err(|error| {
+                            tracing::debug!(local = %addresses.local, peer = %addresses.peer, %error, "no TLS");
+                            port.fault(error.fault());
+                            StreamEnd::Handshake
+                        })?;
+                        record.client_certificate = info.client_certificate;
+                        (Transport::Tls(Box::new(stream.into())), Vec::new())
+                    }
+                }
+            }
+        };
+        let caller = Caller {
+            ends: Ends { source: addresses.peer, destination: addresses.destination },
+            certificate: here.client_certificate.as_deref(),
+            is_passthrough: listener.is_passthrough(),
+        };
+        match connect(&backend, &caller, record).await {
+            Ok((endpoint, in_flight)) => Ok((Splice::new(transport, endpoint, first), in_flight)),
+            Err(end) => {
+                reset(transport.socket());
+                Err(end)
+            }
+        }
+    }
+}
+
+impl Client {
+    fn server_name(&self) -> Option<&str> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tls(greeted) => greeted.name.as_deref(),
+        }
+    }
+
+    /// Nobody takes it.
+    async fn refuse(self, limits: &Limits) {
+        match self {
+            Self::Tcp(socket) => reset(&socket),
+            Self::Tls(greeted) => {
+                unrecognized(greeted.socket, greeted.name, limits).await;
+            }
+        }
+    }
+
+    /// Somebody would take it, and cannot.
+    fn close(self) {
+        match self {
+            Self::Tcp(socket) => reset(&socket),
+            Self::Tls(greeted) => reset(&greeted.socket),
+        }
+    }
+}
+
+fn record(arrived: &Arrived, config: &Config, listener: &CompiledListener, server_name: Option<String>) -> StreamRecord {
+    StreamRecord {
+        started: arrived.started,
+        start_time: arrived.start_time,
+        protocol: listener.protocol().as_str(),
+        listener: listener.metrics().clone(),
+        rule: None,
+        backend: None,
+        endpoint: None,
+        attempts: 0,
+        server_name,
+        client_certificate: None,
+        client: arrived.addresses.peer,
+        local: arrived.addresses.local,
+        config_version: config.version,
+    }
+}
+
+/// Where it goes; the record learns of it.
+fn decide(config: &Config, listener: &CompiledListener, record: &mut StreamRecord) -> Result<Arc<BackendState>, Refused> {
+    let rule = listener.stream(record.server_name.as_deref()).ok_or(Refused::NoRoute)?;
+    let (position, backend) = draw(config, listener, &rule);
+    (record.rule, record.backend) = (Some(rule.metrics.clone()), position);
+    backend
+}
+
+/// What counts as a fault of the port; that of a handshake is counted where it is known.
+fn fault(end: StreamEnd) -> Option<ConnectionFault> {
+    match end {
+        StreamEnd::Closed | StreamEnd::ClientReset | StreamEnd::EndpointReset | StreamEnd::Handshake => None,
+        StreamEnd::Idle => Some(ConnectionFault::IdleTimeout),
+        StreamEnd::DrainDeadline => Some(ConnectionFault::DrainDeadline),
+        StreamEnd::NoRoute => Some(ConnectionFault::NoRoute),
+        StreamEnd::Invalid | StreamEnd::NoEndpoint => Some(ConnectionFault::NoBackend),
+        StreamEnd::Unreachable | StreamEnd::Certificate => Some(ConnectionFault::Connect),
+    }
+}
+
+#[cfg(test)]
+mod tests;

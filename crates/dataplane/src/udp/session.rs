@@ -1,0 +1,213 @@
+//! Sessions from their first datagram to their end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::flow::Flow;
+use super::front::Front;
+use super::refusals::Refusals;
+use super::table::{Bounds, Full, Pair, Table};
+use crate::balance::{BackendState, InFlight};
+use crate::config::{Bind, Config, Shared};
+use crate::limits::Limits;
+use crate::listen::accept::Face;
+use crate::stream::route::{Refused, destination};
+use crate::telemetry::{PortMetrics, UdpDrop, UdpEnd};
+
+/// The sessions of one listening socket.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    front: Arc<Front>,
+    bind: Bind,
+    shared: Shared,
+    /// The configuration that the sessions were last held against.
+    config: Arc<Config>,
+    face: Arc<ArcSwap<Face>>,
+    limits: Arc<Limits>,
+    table: Table<Session>,
+    refusals: Arc<Refusals>,
+    ending: bool,
+}
+
+/// A client at an endpoint. Dropping it ends it.
+#[derive(Debug)]
+struct Session {
+    flow: Arc<Flow>,
+    answering: AbortHandle,
+    backend: Arc<BackendState>,
+    endpoint: InFlight,
+    metrics: Arc<PortMetrics>,
+    /// Why it ends, when it does.
+    end: UdpEnd,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.answering.abort();
+        self.metrics.udp().ended(self.end);
+    }
+}
+
+impl Sessions {
+    pub(super) fn new(front: Arc<Front>, bind: Bind, shared: Shared, face: Arc<ArcSwap<Face>>, limits: Arc<Limits>) -> Self {
+        let bounds = Bounds { all: limits.udp_sessions, client: limits.udp_client_sessions };
+        let (config, refusals) = (shared.load_full(), Arc::default());
+        Self { front, bind, shared, config, face, limits, table: Table::new(bounds), refusals, ending: false }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Whether no session can begin any more.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending
+    }
+
+    /// No session begins from now on.
+    pub(super) fn end(&mut self) {
+        self.ending = true;
+    }
+
+    /// Takes the configuration of now: sessions whose endpoint it does not have any more end, all others stay where they are.
+    pub(super) fn follow(&mut self) {
+        let config = self.shared.load();
+        if Arc::ptr_eq(&config, &self.config) {
+            return;
+        }
+        self.config = config.clone();
+        // A backend may be unknown only because the listener was the last one to need it, whose sessions may come to their own end. The
+        // configuration is there before the listener is told to end.
+        let unknown_stay = self.ending || !config.ports.contains_key(&self.bind);
+        self.table.retain(|session, _| {
+            let stays = match config.backend(session.backend.key()) {
+                Some(now) => Arc::ptr_eq(now, &session.backend) || now.has(session.endpoint.address()),
+                None => unknown_stay,
+            };
+            if !stays {
+                session.end = UdpEnd::EndpointRemoved;
+            }
+            stays
+        });
+    }
+
+    /// Ends the sessions whose time has come.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        self.follow();
+        let (limits, ending) = (self.limits.clone(), self.ending);
+        self.table.retain(|session, fresh| {
+            // One datagram without an answer is what a forged address makes, or a backend that only takes.
+            let soon = ending || (fresh && !session.flow.is_answered());
+            let patience = if soon { limits.udp_unanswered.min(limits.udp_idle) } else { limits.udp_idle };
+            if session.flow.is_broken() {
+                session.end = UdpEnd::Unreachable;
+            } else if session.flow.silence(now) >= patience {
+                session.end = UdpEnd::Idle;
+            } else {
+                return true;
+            }
+            false
+        });
+    }
+
+    /// Sends a client's datagram to the endpoint of its session, which begins with it if there is none.
+    pub(super) fn pass_on(&mut self, pair: Pair, datagram: &[u8], now: Instant) {
+        if let Some(session) = self.table.receive(&pair) {
+            let sent = if session.flow.is_broken() {
+                Err(io::ErrorKind::ConnectionRefused.into())
+            } else {
+                session.flow.send(datagram, now)
+            };
+            match sent {
+                Ok(()) => return session.metrics.udp().received(datagram.len()),
+                Err(error) if !is_unreachable(&error) => return session.metrics.udp().dropped(UdpDrop::Endpoint),
+                Err(_) => self.unreachable(&pair, now),
+            }
+        }
+        let metrics = self.face.load().metrics.clone();
+        match self.begin(pair, datagram, &metrics, now) {
+            Ok(()) => metrics.udp().received(datagram.len()),
+            Err(drop) => metrics.udp().dropped(drop),
+        }
+    }
+
+    /// The endpoint of a session has said that it does not take datagrams; the client gets another one.
+    fn unreachable(&mut self, pair: &Pair, now: Instant) {
+        if let Some(mut session) = self.table.remove(pair) {
+            session.end = UdpEnd::Unreachable;
+            self.refusals.note(*session.endpoint.address(), now);
+        }
+    }
+
+    fn begin(&mut self, pair: Pair, datagram: &[u8], metrics: &Arc<PortMetrics>, now: Instant) -> Result<(), UdpDrop> {
+        if self.ending {
+            return Err(UdpDrop::Ending);
+        }
+        let backend = self.decide()?;
+        let endpoint = self.refusals.choose(&backend, now).ok_or(UdpDrop::NoEndpoint)?;
+        if let Some(mut replaced) = self.table.make_room(&pair).map_err(why_full)? {
+            replaced.end = UdpEnd::Replaced;
+        }
+        let address = *endpoint.address();
+        let flow = Flow::open(pair, address).map_err(|error| self.not_opened(address, &error, now))?;
+        flow.send(datagram, now).map_err(|_| UdpDrop::Endpoint)?;
+        let flow = Arc::new(flow);
+        let answering = tokio::spawn(answer(flow.clone(), self.front.clone(), metrics.clone(), self.refusals.clone(), address));
+        metrics.udp().began();
+        let session = Session {
+            flow,
+            answering: answering.abort_handle(),
+            backend,
+            endpoint,
+            metrics: metrics.clone(),
+            end: UdpEnd::DrainDeadline,
+        };
+        self.table.insert(pair, session);
+        Ok(())
+    }
+
+    /// The backend of a new session.
+    fn decide(&self) -> Result<Arc<BackendState>, UdpDrop> {
+        let listener = self.config.ports.get(&self.bind).and_then(|port| port.all.first()).ok_or(UdpDrop::NoRoute)?;
+        match destination(&self.config, listener, None) {
+            Ok(backend) => Ok(backend),
+            Err(Refused::NoRoute) => Err(UdpDrop::NoRoute),
+            Err(Refused::Invalid) => Err(UdpDrop::Invalid),
+            Err(Refused::NoEndpoint) => Err(UdpDrop::NoEndpoint),
+        }
+    }
+
+    fn not_opened(&self, endpoint: SocketAddr, error: &io::Error, now: Instant) -> UdpDrop {
+        if is_unreachable(error) {
+            self.refusals.note(endpoint, now);
+            return UdpDrop::Endpoint;
+        }
+        tracing::debug!(address = %self.bind.address, %error, "no socket towards an endpoint: if files are too many, raise the limit (ulimit -n)");
+        UdpDrop::Socket
+    }
+}
+
+/// Passes on what an endpoint sends, until it cannot be reached.
+async fn answer(flow: Arc<Flow>, front: Arc<Front>, metrics: Arc<PortMetrics>, refusals: Arc<Refusals>, endpoint: SocketAddr) {
+    let error = flow.answer(&front, metrics.udp()).await;
+    tracing::debug!(%endpoint, %error, "the endpoint does not take datagrams");
+    refusals.note(endpoint, Instant::now());
+}
+
+/// What the system has been told of the endpoint, by ICMP or by its own routes.
+fn is_unreachable(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+}
+
+fn why_full(full: Full) -> UdpDrop {
+    match full {
+        Full::Client => UdpDrop::ClientLimit,
+        Full::All => UdpDrop::Limit,
+    }
+}

@@ -1,0 +1,248 @@
+//! A gateway that is measured: one thread on a CPU of its own, one port that passes bytes on and one that ends TLS, both to one backend.
+//! Where a gateway can splice or buffer more than by default, it does: a comparison with a badly set up peer proves nothing.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use super::far::{Far, HOST};
+use crate::bench::edge::scene::{free_address, on, write};
+use crate::fault::{Context as _, Fault};
+use crate::process::{self, Running};
+use crate::workspace;
+
+/// Debian's place for it.
+pub(super) const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+/// Where gateways run. While one has its slice the others are idle.
+const CPU: &str = "1";
+const START: Duration = Duration::from_secs(20);
+
+/// The gateways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Isthmus,
+    Haproxy,
+    /// A second haproxy, for the noise.
+    Again,
+    Nginx,
+}
+
+impl Kind {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Isthmus => "isthmus",
+            Self::Haproxy => "haproxy",
+            Self::Again => "haproxy again",
+            Self::Nginx => "nginx",
+        }
+    }
+}
+
+/// Dropping it ends the process.
+#[derive(Debug)]
+pub(super) struct Contender {
+    kind: Kind,
+    running: Running,
+    plain: SocketAddr,
+    tls: SocketAddr,
+}
+
+/// What a configuration is made of.
+struct Place<'a> {
+    folder: &'a Path,
+    plain: SocketAddr,
+    tls: SocketAddr,
+    far: &'a Far,
+}
+
+impl Contender {
+    /// Starts one in a new folder and waits until bytes go there and back.
+    pub(super) fn start(far: &Far, kind: Kind) -> Result<Self, Fault> {
+        let folder = far.folder(&kind.as_str().replace(' ', "-"))?;
+        let place = Place { folder: &folder, plain: free_address()?, tls: free_address()?, far };
+        write(&folder, "tls.crt", &far.chain)?;
+        write(&folder, "tls.key", &far.key)?;
+        write(&folder, "both.pem", &format!("{}{}", far.chain, far.key))?;
+        let mut command;
+        match kind {
+            Kind::Isthmus => {
+                let yaml = folder.join("yaml");
+                fs::create_dir_all(&yaml).context(|| format!("making the folder {}", yaml.display()))?;
+                write(&yaml, "gateway.yaml", &isthmus(&place))?;
+                command = Command::new(workspace::isthmus(true));
+                command.arg("run").arg(yaml).args(["--admin", &free_address()?.to_string()]);
+                command.arg("--access-log").arg(folder.join("access.log"));
+            }
+            Kind::Haproxy | Kind::Again => {
+                command = Command::new("haproxy");
+                command.arg("-db").arg("-f").arg(write(&folder, "haproxy.cfg", &haproxy(&place))?);
+            }
+            Kind::Nginx => {
+                command = Command::new("nginx");
+                command.arg("-c").arg(write(&folder, "nginx.conf", &nginx(&place))?);
+            }
+        }
+        let mut running = Running::start(kind.as_str(), &on(CPU, &command), &folder.join("log"))?;
+        running.wait_until(START, || far.round_trip(place.plain).is_ok())?;
+        Ok(Self { kind, running, plain: place.plain, tls: place.tls })
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(super) fn plain(&self) -> SocketAddr {
+        self.plain
+    }
+
+    pub(super) fn tls(&self) -> SocketAddr {
+        self.tls
+    }
+
+    /// CPU time of all its threads, to the nanosecond: a slice of handshakes is too short for the clock ticks of `stat`.
+    pub(super) fn cpu_seconds(&self) -> Result<f64, Fault> {
+        let path = format!("/proc/{}/task", self.running.id());
+        let tasks = fs::read_dir(&path).context(|| format!("reading {path}"))?;
+        let nanoseconds: u64 = tasks
+            .filter_map(Result::ok)
+            .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok())
+            .sum();
+        if nanoseconds == 0 { Err(Fault::said(format!("{path} tells no CPU time"))) } else { Ok(nanoseconds as f64 / 1e9) }
+    }
+
+    /// What it calls itself, in one line.
+    pub(super) fn version(&self) -> String {
+        let said = match self.kind {
+            Kind::Isthmus => process::capture(Command::new(workspace::isthmus(true)).arg("--version")),
+            Kind::Haproxy | Kind::Again => process::capture(Command::new("haproxy").arg("-v")),
+            Kind::Nginx => process::capture(Command::new("sh").args(["-c", "nginx -v 2>&1"])),
+        };
+        let said = said.unwrap_or_default();
+        let line = said.lines().next().unwrap_or("unknown");
+        line.split(" - ").next().unwrap_or(line).replace("nginx version: ", "")
+    }
+}
+
+fn nginx(place: &Place<'_>) -> String {
+    let Place { folder, plain, tls, far } = place;
+    let (folder, backend) = (folder.display(), far.backend());
+    format!(
+        "load_module {STREAM_MODULE};
+daemon off;
+master_process off;
+pid {folder}/pid;
+error_log {folder}/error.log warn;
+events {{ worker_connections 8192; }}
+stream {{
+  log_format main '$remote_addr [$time_local] $protocol $status $bytes_sent $bytes_received $session_time $upstream_addr';
+  access_log {folder}/access.log main buffer=64k flush=1s;
+  tcp_nodelay on;
+  proxy_buffer_size 64k;
+  server {{ listen {plain}; proxy_pass {backend}; }}
+  server {{
+    listen {tls} ssl;
+    ssl_certificate {folder}/tls.crt;
+    ssl_certificate_key {folder}/tls.key;
+    ssl_protocols TLSv1.2 TLSv1.3;
+    proxy_pass {backend};
+  }}
+}}
+"
+    )
+}
+
+fn haproxy(place: &Place<'_>) -> String {
+    let Place { folder, plain, tls, far } = place;
+    let (folder, backend) = (folder.display(), far.backend());
+    format!(
+        "global
+  nbthread 1
+  maxconn 2000
+  log stdout format raw local0
+defaults
+  mode tcp
+  log global
+  option tcplog
+  option splice-auto
+  timeout connect 5s
+  timeout client 600s
+  timeout server 600s
+frontend plain
+  bind {plain}
+  default_backend main
+frontend tls
+  bind {tls} ssl crt {folder}/both.pem
+  default_backend main
+backend main
+  server one {backend}
+"
+    )
+}
+
+fn isthmus(place: &Place<'_>) -> String {
+    let Place { plain, tls, far, .. } = place;
+    let (chain, key) = (BASE64_STANDARD.encode(&far.chain), BASE64_STANDARD.encode(&far.key));
+    let (address, backend) = (plain.ip(), far.backend());
+    let route = |kind: &str, section: &str, hostnames: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: {kind}
+metadata: {{name: {section}}}
+spec:
+  parentRefs: [{{name: edge, sectionName: {section}}}]
+{hostnames}  rules: [{{backendRefs: [{{name: main, port: 80}}]}}]
+---
+"
+        )
+    };
+    let (to_plain, to_tls) = (route("TCPRoute", "plain", ""), route("TLSRoute", "tls", &format!("  hostnames: [{HOST}]\n")));
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: isthmus}}
+spec: {{controllerName: isthmus.dev/gateway-controller}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge}}
+spec:
+  gatewayClassName: isthmus
+  addresses: [{{type: IPAddress, value: {address}}}]
+  listeners:
+    - {{name: plain, protocol: TCP, port: {}}}
+    - {{name: tls, protocol: TLS, port: {}, tls: {{mode: Terminate, certificateRefs: [{{name: edge}}]}}}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: edge}}
+type: kubernetes.io/tls
+data:
+  tls.crt: {chain}
+  tls.key: {key}
+---
+{to_plain}{to_tls}apiVersion: v1
+kind: Service
+metadata: {{name: main}}
+spec:
+  ports: [{{name: main, port: 80}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: main-1
+  labels: {{kubernetes.io/service-name: main}}
+addressType: IPv4
+endpoints: [{{addresses: [{}]}}]
+ports: [{{name: main, protocol: TCP, port: {}}}]
+",
+        plain.port(),
+        tls.port(),
+        backend.ip(),
+        backend.port(),
+    )
+}
