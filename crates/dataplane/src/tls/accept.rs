@@ -20,6 +20,8 @@ pub(crate) struct Hosts {
     takers: HostMap<Taker>,
     /// Whether one of them speaks HTTP.
     is_http: bool,
+    /// Whether one of them carries any bytes.
+    is_stream: bool,
 }
 
 /// What a listener does with a connection.
@@ -44,7 +46,9 @@ impl<'h> FromIterator<(Option<&'h Hostname>, Taker)> for Hosts {
     fn from_iter<I: IntoIterator<Item = (Option<&'h Hostname>, Taker)>>(takers: I) -> Self {
         let mut hosts = Self::default();
         for (hostname, taker) in takers {
-            hosts.is_http |= matches!(taker, Taker::Http(_));
+            let is_http = matches!(taker, Taker::Http(_));
+            hosts.is_http |= is_http;
+            hosts.is_stream |= !is_http;
             hosts.takers.insert(hostname, taker);
         }
         hosts
@@ -134,13 +138,18 @@ pub(crate) async fn greet(mut socket: TcpStream, hosts: &Hosts, deadline: Instan
     // A client without SNI gets the listener without a hostname.
     match hosts.get(name.as_deref().unwrap_or_default()).cloned() {
         Some(taker) => Ok(Greeted { socket, name, taker, accepted, read }),
-        None => Err(unrecognized(socket, name, limits).await),
+        None if hosts.is_stream => Err(unrecognized(socket, name, limits).await),
+        None => {
+            refuse(socket, &UNRECOGNIZED_NAME, limits).await;
+            Err(TlsError::Name(name))
+        }
     }
 }
 
-/// Tells a client that nobody takes its server name.
+/// Closes a connection whose server name nobody takes, without a word: where TLS is passed on there is no TLS of ours that could say one,
+/// and the conformance suite asks for the end of the connection.
 pub(crate) async fn unrecognized(socket: TcpStream, name: Option<String>, limits: &Limits) -> TlsError {
-    refuse(socket, &UNRECOGNIZED_NAME, limits).await;
+    refuse(socket, &[], limits).await;
     TlsError::Name(name)
 }
 

@@ -168,7 +168,6 @@ defaults
   mode tcp
   log global
   option tcplog
-  option splice-auto
   timeout connect 5s
   timeout client 600s
   timeout server 600s

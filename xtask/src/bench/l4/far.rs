@@ -22,7 +22,7 @@ pub(super) const SLICE: Duration = Duration::from_millis(1000);
 pub(super) const SETTLE: Duration = Duration::from_millis(100);
 /// Connections at once that download.
 const STREAMS: usize = 2;
-const HANDSHAKES: u32 = 200;
+const HANDSHAKES: u32 = 400;
 const ROUND_TRIPS: usize = 3000;
 const MESSAGE: usize = 64;
 const BUFFER: usize = 256 * 1024;
