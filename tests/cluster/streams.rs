@@ -125,11 +125,11 @@ pub(crate) async fn a_backend_is_verified_by_policy(stage: Arc<Stage>) -> Outcom
     answers(200, "the last good authority is kept").await?;
 
     space.apply_value(&authorities(&second.pem)).await?;
-    answers(502, "another authority").await?;
+    answers(503, "another authority").await?;
     space.apply_value(&authorities(&format!("{}{}", second.pem, first.pem))).await?;
     answers(200, "both").await?;
     space.apply(&policy("other.example")).await?;
-    answers(502, "another name").await?;
+    answers(503, "another name").await?;
     space.apply(&policy(NAME)).await?;
     answers(200, "its name").await?;
 

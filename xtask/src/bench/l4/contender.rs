@@ -163,11 +163,13 @@ fn haproxy(place: &Place<'_>) -> String {
         "global
   nbthread 1
   maxconn 2000
+  tune.bufsize 65536
   log stdout format raw local0
 defaults
   mode tcp
   log global
   option tcplog
+  option splice-auto
   timeout connect 5s
   timeout client 600s
   timeout server 600s
