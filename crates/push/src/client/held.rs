@@ -49,7 +49,7 @@ impl Held {
     /// Cancel safe: the version is given to the data plane or it is not.
     pub(super) async fn commit(&mut self, version: Version, sent: Snapshot, unknown: Vec<String>) -> bool {
         let complete = match &self.committed {
-            Some(before) if !sent.kept.is_empty() => sent.keeping(&before.snapshot),
+            Some(before) if sent.keeps() => sent.keeping(&before.snapshot),
             _ => sent,
         };
         self.take(version, Arc::new(complete), unknown).await
@@ -115,7 +115,7 @@ fn shortened(faults: &BTreeMap<String, String>) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use isthmus_routing::{Certificate, CertificateKey};
+    use isthmus_routing::{Bundle, BundleKey, Certificate, CertificateKey};
 
     use super::*;
     use crate::tests::snapshot;
@@ -163,25 +163,37 @@ mod tests {
 
     #[tokio::test]
     async fn kept_references_are_completed_and_answered_under_the_name_that_was_sent() {
-        let mut f = fixture();
         let key: CertificateKey = "Secret/a/b".parse().unwrap();
         let mut good = snapshot(1);
         good.certificates.insert(key.clone(), Arc::new(Certificate { chain: "c".to_owned(), key: "k".to_owned() }));
-        let kept = Snapshot { certificates: BTreeMap::new(), kept: [key.clone()].into(), ..good.clone() };
+        let bundle: BundleKey = "ConfigMap/a/ca".parse().unwrap();
+        good.bundles.insert(bundle.clone(), Arc::new(Bundle { certificates: "c".to_owned() }));
+        for kept in [
+            Snapshot { certificates: BTreeMap::new(), kept: [key].into(), ..good.clone() },
+            Snapshot { bundles: BTreeMap::new(), kept_bundles: [bundle].into(), ..good.clone() },
+        ] {
+            completed(&good, &kept).await;
+        }
+    }
+
+    /// `kept` is `good` without what it keeps.
+    async fn completed(good: &Snapshot, kept: &Snapshot) {
+        let mut f = fixture();
         f.held.commit(good.version(), good.clone(), Vec::new()).await;
         f.held.commit(kept.version(), kept.clone(), Vec::new()).await;
         f.serve();
-        assert_eq!(f.snapshots.borrow().certificates, good.certificates);
+        let held = |snapshot: &Snapshot| (snapshot.certificates.clone(), snapshot.bundles.clone());
+        assert_eq!(held(&f.snapshots.borrow()), held(good));
         assert_eq!(f.held.answer().map(|ack| ack.version), Some(kept.version()));
         assert_eq!(f.held.staging().commit(), Ok(kept.clone()), "the controller's idea of it");
 
         // As after a restart.
         let mut g = fixture();
         g.held.restore(f.held.stored().unwrap()).await;
-        assert_eq!(g.snapshots.borrow().certificates, good.certificates);
-        assert_eq!(g.held.staging().commit(), Ok(kept));
+        assert_eq!(held(&g.snapshots.borrow()), held(good));
+        assert_eq!(g.held.staging().commit(), Ok(kept.clone()));
         g.held.commit(snapshot(2).version(), snapshot(2), Vec::new()).await;
-        assert!(g.snapshots.borrow().certificates.is_empty(), "what is deleted stops at once");
+        assert_eq!(held(&g.snapshots.borrow()), held(&Snapshot::default()), "what is deleted stops at once");
     }
 
     #[test]

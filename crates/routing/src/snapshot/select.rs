@@ -29,6 +29,11 @@ impl Snapshot {
         }
     }
 
+    /// Whether it has kept references, so that [`Snapshot::keeping`] makes another one of it.
+    pub fn keeps(&self) -> bool {
+        !self.kept.is_empty() || !self.kept_bundles.is_empty()
+    }
+
     /// This snapshot with the certificates and bundles that `before` holds for its kept references. A kept reference for which `before` holds none
     /// stays without: handshakes that need it fail. The references stay kept, so that the next snapshot can be completed from this one.
     #[must_use]
