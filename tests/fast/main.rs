@@ -4,6 +4,7 @@ mod api_server;
 mod cases;
 mod chart;
 mod controller;
+mod equivalence;
 mod scale;
 mod standalone;
 mod tidy;

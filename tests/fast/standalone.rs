@@ -1,6 +1,7 @@
 //! `isthmus run FOLDER`: what a newcomer does first, done as they do it. Folders with their files, real sockets, the command itself.
 
 mod kept;
+mod mesh;
 mod streams;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -85,7 +86,8 @@ impl Served {
         };
         let roots = [folder.to_owned()];
         let watch = Watch::start(&roots);
-        let settings = Settings { echo: Echoes::Running, dev_certificates, port_offset: OFFSET, first_address: address };
+        let settings =
+            Settings { echo: Echoes::Running, dev_certificates, port_offset: OFFSET, first_address: address, mesh: None };
         let standalone = Standalone::open(&roots, settings).await.expect("the folder is there");
         let bed = Bed::start(options(Limits::default())).await;
         bed.serve((*standalone.view().snapshot).clone()).await;
@@ -210,7 +212,7 @@ fn every_example_is_tested_here() {
         .map(|entry| entry.file_name())
         .collect();
     names.sort();
-    assert_eq!(names, ["canary", "grpc", "https", "mirror", "shop", "streams"], "a new example needs a test here");
+    assert_eq!(names, ["canary", "grpc", "https", "mesh", "mirror", "shop", "streams"], "a new example needs a test here");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use isthmus_dataplane::{Dataplane, Limits, Options, Report};
+use isthmus_dataplane::{Dataplane, Limits, Options, Outbound, Report};
 use isthmus_routing::{GatewayKey, Snapshot};
 use tokio::sync::watch;
 
@@ -36,7 +36,7 @@ impl Bed {
     /// Serves the snapshot and waits until it is live.
     ///
     /// # Panics
-    /// When it is not live within ten seconds, or a listener has a fault: all but those have none whose certificates, or whose
+    /// When it is not live within ten seconds, or a Service or a listener has a fault: all but those have none whose certificates, or whose
     /// authorities for clients, are not in the snapshot, because each is to be kept and was never held.
     pub async fn serve(&self, snapshot: Snapshot) -> Arc<Report> {
         let bare = without_certificate(&snapshot);
@@ -47,6 +47,8 @@ impl Bed {
             assert_eq!(fault.is_some_and(|fault| fault.starts_with("every handshake fails")), expected, "{listener:?}");
             assert!(expected || fault.is_none(), "{listener:?}");
         }
+        let closed: Vec<_> = report.services.iter().filter(|service| service.fault.is_some()).collect();
+        assert!(closed.is_empty(), "{closed:?}");
         report
     }
 
@@ -82,6 +84,11 @@ fn without_certificate(snapshot: &Snapshot) -> BTreeSet<(GatewayKey, String)> {
 /// Options for tests: no admin, no log, short limits left to the caller.
 pub fn options(limits: Limits) -> Options {
     Options { threads: 2, limits, ..Options::default() }
+}
+
+/// What stands before Services for clients of a namespace.
+pub fn outbound(namespace: &str) -> Outbound {
+    Outbound { namespace: namespace.to_owned(), port_offset: 20_000 }
 }
 
 /// A loopback address that nothing else in this process uses, and hardly anything in another.

@@ -26,7 +26,11 @@ pub struct Exchange {
     pub name: Option<String>,
     /// `namespace/name`; default: the only Gateway of the case.
     pub gateway: Option<String>,
-    /// The listener's port in the object; default: the first listener's.
+    /// The Service that is called, as a client in the mesh calls it (`namespace/name`); none: a Gateway is.
+    pub service: Option<NamespacedName>,
+    /// The client's namespace, for calls of a Service; default: `default`.
+    pub from: Option<String>,
+    /// The listener's port in the object, or the Service's; default: the first one.
     pub port: Option<u16>,
     /// 1 or 2; default: 1, for gRPC 2.
     pub http: Option<u8>,
@@ -188,6 +192,11 @@ impl Exchange {
             ),
         };
         self.name.clone().unwrap_or_else(made)
+    }
+
+    /// The client's namespace if a Service is called; none: a Gateway is.
+    pub fn from(&self) -> Option<&str> {
+        self.service.as_ref().map(|_| self.from.as_deref().unwrap_or("default"))
     }
 
     /// What it is made of.

@@ -3,8 +3,12 @@
 mod stream;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use isthmus_api::NamespacedName;
 use isthmus_routing::hostname::HostMap;
-use isthmus_routing::{Found, Listener, Request, RouteTable, Snapshot, Target, matching::oracle, path};
+use isthmus_routing::{
+    BackendKey, Found, Listener, Protocol, Request, RouteTable, ServiceParent, Snapshot, Target, Transport, matching::oracle,
+    path,
+};
 
 use crate::case::{Exchange, Speech};
 
@@ -15,6 +19,9 @@ use crate::case::{Exchange, Speech};
 pub fn check(snapshot: &Snapshot, exchange: &Exchange) -> Result<(), String> {
     if exchange.expect.sockets_only {
         return Ok(());
+    }
+    if let Some(service) = &exchange.service {
+        return check_service(snapshot, exchange, service);
     }
     let (port, listeners) = listeners(snapshot, exchange)?;
     let http = matches!(exchange.speech(), Speech::Http);
@@ -28,26 +35,40 @@ pub fn check(snapshot: &Snapshot, exchange: &Exchange) -> Result<(), String> {
     if !http {
         return stream::check(snapshot, exchange, &listeners);
     }
-    let (raw_path, query) =
-        exchange.path.split_once('?').map_or((exchange.path.as_str(), None), |(path, query)| (path, Some(query)));
-    let path = path::normalise(raw_path).map_err(|error| format!("path: {error}"))?;
-    let host = path::host_of(&exchange.host).map_err(|error| format!("host: {error}"))?;
-    let method = Method::from_bytes(exchange.method().as_bytes()).map_err(|error| error.to_string())?;
-    let mut headers = HeaderMap::new();
-    for (name, value) in exchange.header_lines() {
-        let name: HeaderName = name.parse().map_err(|_| format!("header name `{name}`"))?;
-        headers.append(name, HeaderValue::from_str(&value).map_err(|_| format!("header value `{value}`"))?);
-    }
-    let request = Request { method: &method, host: &host, path: &path, query, headers: &headers };
+    let asked = Asked::of(exchange)?;
 
     let mut by_host = HostMap::default();
     for listener in &listeners {
         by_host.insert(listener.hostname.as_ref(), *listener);
     }
-    let Some(listener) = by_host.get(&host) else {
+    let Some(listener) = by_host.get(&asked.host) else {
         return expect_none(exchange, "no listener takes the host");
     };
-    let table = RouteTable::compile(listener, snapshot);
+    judge(exchange, &asked, &RouteTable::compile(listener, snapshot), listener, snapshot)
+}
+
+/// The same for a client of a Service.
+fn check_service(snapshot: &Snapshot, exchange: &Exchange, service: &NamespacedName) -> Result<(), String> {
+    let (key, parent) = self::service(snapshot, exchange, service)?;
+    let Some(parent) = parent else {
+        return if exchange.expect.refused { Ok(()) } else { Err(format!("nobody can call {key}")) };
+    };
+    if exchange.expect.refused {
+        return Err(format!("{key} can be called"));
+    }
+    let attachments = parent.routes_for(exchange.from().unwrap_or_default());
+    if attachments.is_empty() {
+        return expect_itself(exchange, service);
+    }
+    // To the oracle, a listener is whatever has attachments.
+    let listener = Listener { routes: attachments.to_vec(), ..Listener::new(key.to_string(), key.port, Protocol::Http) };
+    let known = Snapshot { routes: snapshot.service_routes.clone(), ..Snapshot::default() };
+    let table = RouteTable::of(attachments, &snapshot.service_routes);
+    judge(exchange, &Asked::of(exchange)?, &table, &listener, &known)
+}
+
+fn judge(exchange: &Exchange, asked: &Asked, table: &RouteTable, listener: &Listener, snapshot: &Snapshot) -> Result<(), String> {
+    let request = asked.request();
     let found = table.find(&request);
     let literal = oracle::find(listener, snapshot, &request);
     let short = |found: &Found<'_>| (found.route.to_string(), found.index, found.prefix);
@@ -61,6 +82,74 @@ pub fn check(snapshot: &Snapshot, exchange: &Exchange) -> Result<(), String> {
     match found {
         None => expect_none(exchange, "no rule matches"),
         Some(found) => expect_found(exchange, &found),
+    }
+}
+
+/// A request of a case as the match function sees it.
+#[derive(Debug)]
+pub struct Asked {
+    method: Method,
+    host: String,
+    path: String,
+    query: Option<String>,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    /// # Errors
+    /// When a proxy would refuse it before it looks for a rule.
+    pub fn of(exchange: &Exchange) -> Result<Self, String> {
+        let (raw_path, query) =
+            exchange.path.split_once('?').map_or((exchange.path.as_str(), None), |(path, query)| (path, Some(query)));
+        let path = path::normalise(raw_path).map_err(|error| format!("path: {error}"))?.to_string();
+        let host = path::host_of(&exchange.host).map_err(|error| format!("host: {error}"))?.to_string();
+        let method = Method::from_bytes(exchange.method().as_bytes()).map_err(|error| error.to_string())?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in exchange.header_lines() {
+            let name: HeaderName = name.parse().map_err(|_| format!("header name `{name}`"))?;
+            headers.append(name, HeaderValue::from_str(&value).map_err(|_| format!("header value `{value}`"))?);
+        }
+        Ok(Self { method, host, path, query: query.map(str::to_owned), headers })
+    }
+
+    /// What is looked up.
+    pub fn request(&self) -> Request<'_> {
+        let Self { method, host, path, query, headers } = self;
+        Request { method, host, path, query: query.as_deref(), headers }
+    }
+}
+
+/// The Service's port that the exchange goes to, and what its clients meet there; none: nobody listens for them.
+///
+/// # Errors
+/// When the exchange names no port and the Service has none.
+pub fn service<'s>(
+    snapshot: &'s Snapshot,
+    exchange: &Exchange,
+    service: &NamespacedName,
+) -> Result<(BackendKey, Option<&'s ServiceParent>), String> {
+    let is_its = |key: &&BackendKey| key.namespace == service.namespace && key.name == service.name;
+    let port = match exchange.port {
+        Some(port) => port,
+        None => snapshot.services.keys().find(is_its).ok_or_else(|| format!("nobody can call {service}"))?.port,
+    };
+    let key = BackendKey { namespace: service.namespace.clone(), name: service.name.clone(), port, transport: Transport::Tcp };
+    let parent = snapshot.services.get(&key).map(|parent| &**parent);
+    Ok((key, parent))
+}
+
+/// A Service without routes for the client is reached as it is.
+fn expect_itself(exchange: &Exchange, service: &NamespacedName) -> Result<(), String> {
+    let expect = &exchange.expect;
+    if expect.route.is_some() || expect.rule.is_some() {
+        return Err(format!("{service} has no routes for this client"));
+    }
+    let itself = service.to_string();
+    match &expect.backend {
+        Some(backend) if *backend != itself => {
+            Err(format!("expected backend {backend}, {service} has no routes for this client"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -20,8 +20,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
-use isthmus_api::{NamespacedName, Objects, decode};
+use isthmus_api::{NamespacedName, Object, Objects, decode};
 use isthmus_routing::{BackendKey, BundleKey, BundleKind, GatewayKey, Transport};
 use isthmus_translate::{Address, Options, Translation, translate};
 use serde::Deserialize;
@@ -41,6 +42,8 @@ pub struct Input {
     pub certificates: BTreeMap<NamespacedName, Pair>,
     /// Authorities that were made for it.
     pub authorities: BTreeMap<String, Authority>,
+    /// Whether Services are called in the mesh, and so can be parents.
+    mesh: bool,
     options: CaseOptions,
 }
 
@@ -75,6 +78,15 @@ struct CaseOptions {
     live: BTreeMap<String, NamespacedName>,
 }
 
+/// Where Gateways and Services are reached.
+#[derive(Debug, Clone, Default)]
+pub struct Addresses {
+    /// Of Gateways.
+    pub gateways: BTreeMap<GatewayKey, Vec<IpAddr>>,
+    /// Of Services, by those who call them in the mesh.
+    pub services: BTreeMap<NamespacedName, IpAddr>,
+}
+
 /// Where each Service port is answered.
 pub type Endpoints = BTreeMap<BackendKey, SocketAddr>;
 
@@ -84,19 +96,24 @@ impl Input {
     /// # Errors
     /// When a file cannot be read, or an object that was admitted cannot be decoded.
     pub fn read(case: &Case) -> Result<Self, String> {
-        let read = |name: &str| std::fs::read_to_string(case.folder.join(name));
-        let text = read("input.yaml").map_err(|error| format!("input.yaml: {error}"))?;
-        let options = match read("options.yaml") {
+        Self::of(case, documents(case)?, case.requests.iter().any(|exchange| exchange.service.is_some()))
+    }
+
+    /// The same with other documents; `mesh`: whether Services can be parents.
+    ///
+    /// # Errors
+    /// As [`Input::read`].
+    pub fn of(case: &Case, documents: Vec<Value>, mesh: bool) -> Result<Self, String> {
+        let options = match std::fs::read_to_string(case.folder.join("options.yaml")) {
             Ok(text) => serde_saphyr::from_str(&text).map_err(|error| format!("options.yaml: {error}"))?,
             Err(_) => CaseOptions::default(),
         };
-        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| format!("input.yaml: {error}"))?;
         let authorities: BTreeMap<_, _> = options.authorities.keys().map(|name| (name.clone(), Authority::new(name))).collect();
         let made = |(name, wanted): (&NamespacedName, &Wanted)| Ok((name.clone(), wanted.make(&authorities)?));
         let certificates = options.certificates.iter().map(made).collect::<Result<BTreeMap<_, _>, String>>()?;
         let secrets = certificates.iter().map(|(name, pair)| pair.secret(name));
         let made: Vec<_> = secrets.chain(bundles(&options.authorities, &authorities)).collect();
-        let mut input = Self { objects: Objects::default(), rejected: Vec::new(), certificates, authorities, options };
+        let mut input = Self { objects: Objects::default(), rejected: Vec::new(), certificates, authorities, mesh, options };
         for document in documents.into_iter().chain(made) {
             input.admit(document)?;
         }
@@ -167,15 +184,28 @@ impl Input {
         self.echoed().into_iter().map(|key| (key, SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 8080))).collect()
     }
 
-    /// The address that each Gateway gets, in the order of their names: 192.0.2.N.
-    fn placeholder_addresses(&self) -> BTreeMap<GatewayKey, Vec<IpAddr>> {
-        let names = self.objects.gateways.keys().enumerate();
-        names
-            .map(|(index, name)| {
-                let last = u8::try_from(index + 1).unwrap_or(u8::MAX);
-                (gateway_key(name), vec![IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))])
-            })
-            .collect()
+    /// The address that each Gateway and each Service gets, in the order of their names: 192.0.2.N and 10.96.0.N.
+    fn placeholder_addresses(&self) -> Addresses {
+        let numbered = |first: [u8; 3]| {
+            let mut last = 0_u8;
+            move || {
+                last = last.saturating_add(1);
+                IpAddr::V4(Ipv4Addr::new(first[0], first[1], first[2], last))
+            }
+        };
+        self.addresses(numbered([192, 0, 2]), numbered([10, 96, 0]))
+    }
+
+    /// An address for each Gateway and for each Service that has one of its own.
+    pub fn addresses(&self, mut gateway: impl FnMut() -> IpAddr, mut service: impl FnMut() -> IpAddr) -> Addresses {
+        let gateways = self.objects.gateways.keys().map(|name| (gateway_key(name), vec![gateway()])).collect();
+        let callable = self.objects.services.iter().filter(|(_, object)| {
+            let spec = object.spec.as_ref();
+            let external = spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName");
+            self.mesh && !external && spec.and_then(|spec| spec.cluster_ip.as_deref()).is_none()
+        });
+        let services = callable.map(|(name, _)| (name.clone(), service())).collect();
+        Addresses { gateways, services }
     }
 
     /// Translates with these endpoints and placeholder addresses.
@@ -183,9 +213,17 @@ impl Input {
         self.translate_at(endpoints, self.placeholder_addresses())
     }
 
-    /// Translates with these endpoints and Gateway addresses.
-    pub fn translate_at(&self, endpoints: &Endpoints, addresses: BTreeMap<GatewayKey, Vec<IpAddr>>) -> Translation {
+    /// Translates with these endpoints and addresses.
+    pub fn translate_at(&self, endpoints: &Endpoints, addresses: Addresses) -> Translation {
         let mut objects = self.objects.clone();
+        for (name, address) in &addresses.services {
+            if let Some(mut service) = objects.services.get(name).map(|service| (**service).clone()) {
+                let spec = service.spec.get_or_insert_default();
+                spec.cluster_ip = Some(address.to_string());
+                spec.cluster_ips = Some(vec![address.to_string()]);
+                objects.apply(Object::Service(Arc::new(service)));
+            }
+        }
         let live: BTreeMap<_, _> = self.options.live.iter().map(|(slice, service)| (service, slice)).collect();
         for (key, endpoint) in endpoints {
             let service = NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() };
@@ -196,9 +234,18 @@ impl Input {
             objects.apply(decode(endpoint_slice(&name, key, &port_name, *endpoint)).expect("a slice made here decodes"));
         }
         let given = |ips: Vec<IpAddr>| ips.into_iter().map(Address::Ip).collect();
-        let addresses = addresses.into_iter().map(|(key, ips)| (key, given(ips))).collect();
-        translate(&objects, &Options { addresses, ..Options::default() })
+        let addresses = addresses.gateways.into_iter().map(|(key, ips)| (key, given(ips))).collect();
+        translate(&objects, &Options { addresses, mesh: self.mesh, ..Options::default() })
     }
+}
+
+/// The documents of `input.yaml`.
+///
+/// # Errors
+/// When it cannot be read or parsed.
+pub fn documents(case: &Case) -> Result<Vec<Value>, String> {
+    let text = std::fs::read_to_string(case.folder.join("input.yaml")).map_err(|error| format!("input.yaml: {error}"))?;
+    serde_saphyr::from_multiple(&text).map_err(|error| format!("input.yaml: {error}"))
 }
 
 /// ConfigMaps and Secrets with the authorities in them.

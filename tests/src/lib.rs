@@ -9,6 +9,7 @@ pub mod case;
 pub mod certificate;
 pub mod client;
 pub mod decide;
+pub mod equivalence;
 pub mod input;
 pub mod raw;
 pub mod render;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use isthmus_api::shared::ParentRef;
 use isthmus_api::status::{Condition, ListenerStatus, PolicyStatus, RouteStatus, Statuses};
-use isthmus_routing::{Listener, Matches, Rule, Snapshot, Target, WeightedBackend};
+use isthmus_routing::{Listener, Matches, Route, Rule, ServiceParent, Snapshot, Target, WeightedBackend};
 use serde::Serialize;
 
 /// The snapshot: listeners with their attachments, rules, backends. Endpoints are counted, certificates named; `kept` is a
@@ -31,10 +31,13 @@ pub fn snapshot(snapshot: &Snapshot) -> String {
         }
     }
     for (key, route) in &snapshot.routes {
-        let _ = writeln!(out, "{key}:");
-        for rule in &route.rules {
-            render_rule(&mut out, rule);
-        }
+        render_route(&mut out, &key.to_string(), route);
+    }
+    for (key, parent) in &snapshot.services {
+        render_parent(&mut out, &key.to_string(), parent);
+    }
+    for (key, route) in &snapshot.service_routes {
+        render_route(&mut out, &format!("ServiceRoute/{key}"), route);
     }
     for (key, backend) in &snapshot.backends {
         let _ = writeln!(out, "{key}: {} {} endpoints", flow(&backend.protocol).trim_matches('"'), backend.endpoints.len());
@@ -83,6 +86,26 @@ fn spoken(listener: &Listener) -> String {
         let _ = write!(line, "; clients {how} of {}", authorities.join(", "));
     }
     line
+}
+
+fn render_parent(out: &mut String, key: &str, parent: &ServiceParent) {
+    let addresses: Vec<_> = parent.addresses.iter().map(ToString::to_string).collect();
+    let _ = writeln!(out, "Parent/{key}: at {}", addresses.join(", "));
+    for attachment in &parent.routes {
+        let _ = writeln!(out, "  # {}", attachment.route);
+    }
+    for (namespace, attachments) in &parent.consumers {
+        for attachment in attachments {
+            let _ = writeln!(out, "  # for clients of {namespace}: {}", attachment.route);
+        }
+    }
+}
+
+fn render_route(out: &mut String, name: &str, route: &Route) {
+    let _ = writeln!(out, "{name}:");
+    for rule in &route.rules {
+        render_rule(out, rule);
+    }
 }
 
 fn render_rule(out: &mut String, rule: &Rule) {

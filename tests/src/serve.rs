@@ -8,48 +8,86 @@ use std::time::Duration;
 
 use isthmus_api::NamespacedName;
 use isthmus_cli::echo::Report;
+use isthmus_dataplane::{Limits, Options};
 use isthmus_routing::{BackendKey, Protocol, Snapshot};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::bed::{Bed, own_address, socket, unprivileged};
+use crate::bed::{Bed, options, outbound, own_address, socket, unprivileged};
 use crate::case::{Case, Exchange, Speech};
 use crate::certificate::Pair;
 use crate::client::{self, Answer};
 use crate::decide;
-use crate::input::{Endpoints, Input, gateway_key};
+use crate::input::{Endpoints, Input};
 use crate::stand_in::{Seen, StandIn};
 
 /// How long a mirrored copy may take to arrive after the response.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Serves the case's objects and sends its requests.
+/// Serves the case's objects and sends its requests: those to Gateways on the bed, those to Services on beds of their clients' namespaces.
 ///
 /// # Errors
 /// All exchanges that found something else, one line each.
 pub async fn check(bed: &Bed, case: &Case) -> Result<(), String> {
     let input = Input::read(case)?;
     let (sender, mut seen) = unbounded_channel();
+    let stand_ins = stand_ins(&input, case, &sender).await?;
+    let mut clients: BTreeMap<Option<&str>, Vec<&Exchange>> = BTreeMap::new();
+    if !case.requests.iter().any(|exchange| exchange.service.is_some()) {
+        // What it serves is looked at even if nothing is sent.
+        clients.insert(None, Vec::new());
+    }
+    for exchange in &case.requests {
+        clients.entry(exchange.from()).or_default().push(exchange);
+    }
+    let mut faults = Vec::new();
+    for (namespace, exchanges) in clients {
+        let own = match namespace {
+            None => None,
+            Some(namespace) => Some(client_bed(namespace).await),
+        };
+        let snapshot = snapshot(&input, &stand_ins);
+        own.as_ref().unwrap_or(bed).serve(snapshot.clone()).await;
+        let mut stage = Stage { input: &input, snapshot: &snapshot, stand_ins: &stand_ins, seen: &mut seen };
+        for exchange in exchanges {
+            if let Err(fault) = stage.check(exchange).await {
+                faults.push(format!("{}: {fault}", exchange.title()));
+            }
+            while stage.seen.try_recv().is_ok() {}
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n  ")) }
+}
+
+/// A data plane that stands before Services for clients of a namespace.
+pub(crate) async fn client_bed(namespace: &str) -> Bed {
+    Bed::start(Options { outbound: Some(outbound(namespace)), ..options(Limits::default()) }).await
+}
+
+/// What answers for the case's Services.
+pub(crate) async fn stand_ins(input: &Input, case: &Case, sender: &UnboundedSender<Seen>) -> Result<Vec<StandIn>, String> {
     let lines = case.requests.iter().any(|exchange| !matches!(exchange.speech(), Speech::Http));
     let mut stand_ins = Vec::new();
     for key in input.echoed() {
-        stand_ins.push(StandIn::start(key, &input, lines, &sender).await?);
+        stand_ins.push(StandIn::start(key, input, lines, sender).await?);
     }
+    Ok(stand_ins)
+}
+
+/// What a bed is to serve, at addresses that nobody else has.
+pub(crate) fn snapshot(input: &Input, stand_ins: &[StandIn]) -> Snapshot {
     let endpoints: Endpoints = stand_ins.iter().map(|one| (one.backend.clone(), one.address)).collect();
-    let addresses: BTreeMap<_, _> = input.objects.gateways.keys().map(|name| (gateway_key(name), vec![own_address()])).collect();
+    let addresses = input.addresses(own_address, own_address);
     let mut snapshot = (*input.translate_at(&endpoints, addresses).snapshot).clone();
     unprivileged(&mut snapshot);
-    bed.serve(snapshot.clone()).await;
+    snapshot
+}
 
-    let mut faults = Vec::new();
-    let mut stage = Stage { input: &input, snapshot: &snapshot, stand_ins: &stand_ins, seen: &mut seen };
-    for exchange in &case.requests {
-        if let Err(fault) = stage.check(exchange).await {
-            faults.push(format!("{}: {fault}", exchange.title()));
-        }
-        while stage.seen.try_recv().is_ok() {}
-    }
-    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n  ")) }
+/// Where a client of a Service's port gets in; none: the Service has no address.
+pub(crate) fn service_socket(snapshot: &Snapshot, key: &BackendKey) -> Option<SocketAddr> {
+    let of_service = |one: &&BackendKey| one.namespace == key.namespace && one.name == key.name;
+    let address = snapshot.services.get(snapshot.services.keys().find(of_service)?)?.addresses.first()?;
+    Some(SocketAddr::new(*address, outbound("").socket_port(key.port)?))
 }
 
 /// What the exchanges of a case have before them.
@@ -62,6 +100,9 @@ struct Stage<'c> {
 
 impl Stage<'_> {
     async fn check(&mut self, exchange: &Exchange) -> Result<(), String> {
+        if let Some(service) = &exchange.service {
+            return self.check_service(exchange, service).await;
+        }
         let (port, listeners) = decide::listeners(self.snapshot, exchange)?;
         if listeners.is_empty() && !exchange.expect.refused {
             return Err(format!("the gateway has no listener on port {port}"));
@@ -94,6 +135,23 @@ impl Stage<'_> {
                 check_answer(exchange, &answer, self.seen).await?;
                 exchange.expect.backend.as_ref().map_or(Ok(()), |backend| self.check_handshake(exchange, backend))
             }
+        }
+    }
+
+    async fn check_service(&mut self, exchange: &Exchange, service: &NamespacedName) -> Result<(), String> {
+        let (key, _) = decide::service(self.snapshot, exchange, service)?;
+        let address = service_socket(self.snapshot, &key);
+        if exchange.expect.refused {
+            let Some(address) = address else { return Ok(()) };
+            return match client::send(address, false, exchange).await {
+                Err(fault) if fault.starts_with("connect to ") => Ok(()),
+                other => Err(format!("expected no listener, found {other:?}")),
+            };
+        }
+        let address = address.ok_or_else(|| format!("{key} has no address"))?;
+        match exchange.times {
+            Some(times) => check_shares(address, false, exchange, None, times, self.seen).await,
+            None => check_answer(exchange, &client::send(address, false, exchange).await?, self.seen).await,
         }
     }
 
@@ -183,7 +241,7 @@ async fn check_answer(exchange: &Exchange, answer: &Answer, seen: &mut Unbounded
 }
 
 /// What has come to the backends: all of it, and mirrored copies as far as they come in time.
-async fn arrived(mirrors: usize, backend: bool, seen: &mut UnboundedReceiver<Seen>) -> Vec<Seen> {
+pub(crate) async fn arrived(mirrors: usize, backend: bool, seen: &mut UnboundedReceiver<Seen>) -> Vec<Seen> {
     let wanted = mirrors + usize::from(backend);
     let mut arrived = Vec::new();
     while let Ok(one) = seen.try_recv() {
@@ -207,6 +265,18 @@ async fn check_shares(
     times: u32,
     seen: &mut UnboundedReceiver<Seen>,
 ) -> Result<(), String> {
+    compare_shares(exchange, times, counted(address, tls, exchange, own, times, seen).await?)
+}
+
+/// How often which backend answered, or which status came from nobody.
+pub(crate) async fn counted(
+    address: SocketAddr,
+    tls: bool,
+    exchange: &Exchange,
+    own: Option<&Pair>,
+    times: u32,
+    seen: &mut UnboundedReceiver<Seen>,
+) -> Result<BTreeMap<String, u32>, String> {
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
     for _ in 0..times {
         let answer = client::send_as(address, tls, exchange, own).await?;
@@ -223,7 +293,7 @@ async fn check_shares(
     while let Ok(one) = seen.try_recv() {
         *counts.entry(name(&one.backend)).or_default() += 1;
     }
-    compare_shares(exchange, times, counts)
+    Ok(counts)
 }
 
 fn compare_shares(exchange: &Exchange, times: u32, mut counts: BTreeMap<String, u32>) -> Result<(), String> {

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use isthmus_api::Kind;
 use isthmus_dataplane::AccessLog;
 
-use crate::standalone::{Echoes, Settings};
+use crate::standalone::{Echoes, Mesh, Settings};
 use crate::statuses::Format;
 
 /// A gateway for the Kubernetes Gateway API.
@@ -54,6 +54,19 @@ pub struct Run {
     /// The first loopback address for Gateways without an address of their own.
     #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::LOCALHOST)]
     pub first_address: Ipv4Addr,
+
+    /// Serve the mesh's side too: every Service gets a loopback address of its own, where a client finds what its sidecar would make of
+    /// the call: the routes whose parent the Service is.
+    #[arg(long)]
+    pub mesh: bool,
+
+    /// The namespace of the mesh's clients: the one whose consumer routes are theirs.
+    #[arg(long, value_name = "NAMESPACE", default_value = "default", requires = "mesh")]
+    pub mesh_namespace: String,
+
+    /// The first loopback address for Services.
+    #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::new(127, 1, 0, 1), requires = "mesh")]
+    pub mesh_first_address: Ipv4Addr,
 
     /// Print the statuses that a cluster would get and exit: 0 if all is good, 1 if not, 2 if there is nothing to read. Opens no listener.
     #[arg(long)]
@@ -166,6 +179,7 @@ impl Run {
             dev_certificates: self.dev_certificates || self.echo,
             port_offset: self.port_offset,
             first_address: self.first_address,
+            mesh: self.mesh.then(|| Mesh { namespace: self.mesh_namespace.clone(), first_address: self.mesh_first_address }),
         }
     }
 }
@@ -245,6 +259,9 @@ mod tests {
         assert_eq!((run.admin, run.drain), (Some(Admin::Off), Duration::from_millis(500)));
         assert_eq!(run.access_log, AccessLog::File("/tmp/log".into()));
         assert!(run.settings().dev_certificates, "--echo stands in for everything");
+        assert!(run.settings().mesh.is_none());
+        let mesh = self::run("x --mesh --mesh-namespace shop --mesh-first-address 127.2.0.1").unwrap().settings().mesh.unwrap();
+        assert_eq!((mesh.namespace.as_str(), mesh.first_address), ("shop", Ipv4Addr::new(127, 2, 0, 1)));
     }
 
     #[test]
@@ -256,6 +273,7 @@ mod tests {
             ("x --drain -1", "-1"),
             ("x --drain=-1", "negative"),
             ("x --output yaml", "--once"),
+            ("x --mesh-namespace shop", "--mesh"),
             ("x --threads 0", "0"),
         ] {
             let error = run(line).unwrap_err();

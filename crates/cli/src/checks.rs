@@ -10,10 +10,12 @@ use isthmus_translate::CONTROLLER_NAME;
 use crate::message::{Message, Place};
 use crate::state::Origin;
 
-/// Gateways whose class is missing, ListenerSets and routes without a parent, and a folder without a Gateway.
-pub fn check(objects: &Objects, statuses: &Statuses, origins: &BTreeMap<ObjectRef, Origin>) -> Vec<Message> {
+/// Gateways whose class is missing, ListenerSets and routes without a parent, and a folder without a Gateway. `mesh`: whether Services are
+/// called, and so can be parents.
+pub fn check(objects: &Objects, statuses: &Statuses, origins: &BTreeMap<ObjectRef, Origin>, mesh: bool) -> Vec<Message> {
     let mut messages = Vec::new();
-    if objects.gateways.is_empty() {
+    let is_called = mesh && !objects.services.is_empty();
+    if objects.gateways.is_empty() && !is_called {
         messages.push(Message::warning(None, "no Gateway: nothing listens; examples/canary is a small folder to start from"));
     }
     messages.extend(
@@ -29,6 +31,9 @@ pub fn check(objects: &Objects, statuses: &Statuses, origins: &BTreeMap<ObjectRe
     for (name, route, status) in http.chain(grpc).chain(tls).chain(tcp).chain(udp) {
         if status.is_none_or(|status| status.parents.is_empty()) {
             messages.extend(lost(objects, name, &route, origins));
+        }
+        if !mesh && matches!(route.kind, Kind::HttpRoute | Kind::GrpcRoute) {
+            messages.extend(called(name, &route, origins));
         }
     }
     messages
@@ -75,6 +80,14 @@ fn detached(
     }
     (!objects.gateways.contains_key(&gateway))
         .then(|| Message::warning(place, format!("{object} adds no listener: there is no Gateway {gateway}")))
+}
+
+/// A route for clients of a Service, of which there are none.
+fn called(name: &NamespacedName, route: &RouteView<'_>, origins: &BTreeMap<ObjectRef, Origin>) -> Option<Message> {
+    let parent = route.parent_refs.iter().find(|parent| parent.group.is_empty() && parent.kind == "Service")?;
+    let object = ObjectRef { kind: route.kind, namespace: Some(name.namespace.clone()), name: name.name.clone() };
+    let place = origins.get(&object).map(|origin| origin.place.clone());
+    Some(Message::warning(place, format!("{object} is for clients of Service {}, which only --mesh serves", parent.name)))
 }
 
 /// A route that nobody judges.
@@ -126,7 +139,7 @@ mod tests {
             objects.apply(decode(object).unwrap());
         }
         let statuses = translate(&objects, &Options::default()).statuses;
-        check(&objects, &statuses, &BTreeMap::new()).iter().map(ToString::to_string).collect()
+        check(&objects, &statuses, &BTreeMap::new(), false).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -182,14 +195,32 @@ mod tests {
                 objects.apply(decode(object).unwrap());
             }
             let statuses = translate(&objects, &Options::default()).statuses;
-            let said: Vec<_> = check(&objects, &statuses, &BTreeMap::new()).iter().map(ToString::to_string).collect();
+            let said: Vec<_> = check(&objects, &statuses, &BTreeMap::new(), false).iter().map(ToString::to_string).collect();
             assert_eq!(said, expected, "{parent}");
         }
     }
 
     #[test]
+    fn routes_of_services_are_for_the_mesh() {
+        let mut objects = Objects::default();
+        let parents = json!([{"group": "", "kind": "Service", "name": "s"}]);
+        for object in [
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "x"}, "spec": {"ports": [{"port": 80}]}}),
+            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r", "namespace": "x"}, "spec": {"parentRefs": parents}}),
+        ] {
+            objects.apply(decode(object).unwrap());
+        }
+        let texts = |mesh| {
+            let statuses = translate(&objects, &Options { mesh, ..Options::default() }).statuses;
+            check(&objects, &statuses, &BTreeMap::new(), mesh).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(true), Vec::<String>::new());
+        assert_eq!(texts(false)[1..], ["HTTPRoute/x/r is for clients of Service s, which only --mesh serves"]);
+    }
+
+    #[test]
     fn a_folder_without_a_gateway() {
-        let messages = check(&Objects::default(), &Statuses::default(), &BTreeMap::new());
+        let messages = check(&Objects::default(), &Statuses::default(), &BTreeMap::new(), false);
         assert!(messages[0].text.starts_with("no Gateway: "), "{messages:?}");
     }
 }

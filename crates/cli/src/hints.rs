@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use isthmus_api::{Kind, ObjectRef};
-use isthmus_dataplane::Report;
+use isthmus_dataplane::{Report, ServiceReport};
 use isthmus_routing::filter::Filter;
 use isthmus_routing::matching::ValueMatch;
 use isthmus_routing::{
@@ -26,6 +26,7 @@ pub fn hints(view: &View, report: &Report) -> Vec<String> {
         .snapshot
         .routes
         .keys()
+        .chain(view.snapshot.service_routes.keys().filter(|key| !view.snapshot.routes.contains_key(key)))
         .map(|key| {
             let origin = view.origins.get(&object(key));
             (
@@ -36,8 +37,12 @@ pub fn hints(view: &View, report: &Report) -> Vec<String> {
         })
         .collect();
     routes.sort_by(|a, b| order(a.1.as_ref()).cmp(&order(b.1.as_ref())));
-    let mut hints: Vec<String> =
-        routes.iter().take(CANDIDATES).filter_map(|(key, ..)| request(view, report, key)).take(REQUESTS).collect();
+    let mut hints: Vec<String> = routes
+        .iter()
+        .take(CANDIDATES)
+        .filter_map(|(key, ..)| request(view, report, key).or_else(|| call(view, report, key)))
+        .take(REQUESTS)
+        .collect();
     let weight = routes.iter().find_map(|(_, place, landmark)| Some(Place { line: (*landmark)?, ..place.clone()? }));
     hints.extend(weight.map(|place| format!("now change this weight and save: {place}")));
     hints
@@ -82,12 +87,37 @@ fn request(view: &View, report: &Report, key: &RouteKey) -> Option<String> {
         });
         return stream::hint(address, listener, hostname, peer.min()?);
     }
-    let (rule, (path, mut flags)) = route.rules.iter().find_map(|rule| Some((rule, simple(rule)?)))?;
+    line(&route.rules, key.kind, address, listener, hostname)
+}
+
+/// A call of a Service that the route answers, for the clients that there are.
+fn call(view: &View, report: &Report, key: &RouteKey) -> Option<String> {
+    let namespace = view.client_namespace.as_deref()?;
+    let route = view.snapshot.service_routes.get(key)?;
+    let is_routed = |open: &&ServiceReport| {
+        let parent = view.snapshot.services.get(&open.service);
+        open.fault.is_none() && parent.is_some_and(|parent| parent.routes_for(namespace).iter().any(|at| at.route == *key))
+    };
+    let open = report.services.iter().find(is_routed)?;
+    // To a client it is one more place that speaks HTTP.
+    let spoken = Listener::new(open.service.to_string(), open.service.port, Protocol::Http);
+    line(&route.rules, key.kind, open.address, &spoken, None)
+}
+
+/// A line for the first simple rule.
+fn line(
+    rules: &[Rule],
+    kind: RouteKind,
+    address: SocketAddr,
+    listener: &Listener,
+    hostname: Option<&Hostname>,
+) -> Option<String> {
+    let (rule, (path, mut flags)) = rules.iter().find_map(|rule| Some((rule, simple(rule)?)))?;
     if rule.filters.iter().any(|filter| matches!(filter, Filter::RequestRedirect(_))) {
         // A redirect says what it has to say in its headers.
         flags.insert_str(0, " -i");
     }
-    let body = if key.kind == RouteKind::Grpc { "printf '\\0\\0\\0\\0\\0' | " } else { "" };
+    let body = if kind == RouteKind::Grpc { "printf '\\0\\0\\0\\0\\0' | " } else { "" };
     Some(format!("{body}{}", curl(address, listener, hostname, &path, &flags)))
 }
 

@@ -19,6 +19,7 @@ use crate::message::{Message, Severity};
 use crate::ports;
 use crate::source::read::{Change, Folder, OpenError};
 use crate::state::addresses::Addresses;
+use crate::state::service_addresses::ServiceAddresses;
 use crate::state::{Origin, Reading, State};
 use crate::statuses;
 
@@ -33,12 +34,23 @@ pub struct Settings {
     pub port_offset: u16,
     /// The first address that is given to a Gateway without one.
     pub first_address: Ipv4Addr,
+    /// The clients in the mesh; none: nobody calls a Service.
+    pub mesh: Option<Mesh>,
+}
+
+/// Clients that call Services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mesh {
+    /// Their namespace: the one whose consumer routes are theirs.
+    pub namespace: String,
+    /// The first address that is given to a Service.
+    pub first_address: Ipv4Addr,
 }
 
 impl Default for Settings {
     /// Nothing stands in for anything; addresses from 127.0.0.1 on.
     fn default() -> Self {
-        Self { echo: Echoes::Off, dev_certificates: false, port_offset: 0, first_address: Ipv4Addr::LOCALHOST }
+        Self { echo: Echoes::Off, dev_certificates: false, port_offset: 0, first_address: Ipv4Addr::LOCALHOST, mesh: None }
     }
 }
 
@@ -61,6 +73,8 @@ pub struct Standalone {
     folder: Folder,
     state: State,
     addresses: Addresses,
+    /// None: nobody calls a Service.
+    service_addresses: Option<ServiceAddresses>,
     certificates: Certificates,
     /// Of the echoes; none: there are none, or no key can be made.
     authority: Option<Arc<Authority>>,
@@ -91,6 +105,8 @@ pub struct View {
     pub statuses: Statuses,
     /// Service ports that an echo answers for.
     pub echoes: BTreeSet<BackendKey>,
+    /// The namespace of the mesh's clients; none: nobody calls a Service.
+    pub client_namespace: Option<String>,
     /// Listeners whose moved port belongs to somebody else.
     collisions: BTreeMap<(GatewayKey, String), String>,
 }
@@ -109,11 +125,13 @@ impl Standalone {
     pub async fn open(roots: &[PathBuf], settings: Settings) -> Result<Self, OpenError> {
         let folder = Folder::open(roots)?;
         let addresses = Addresses::new(settings.first_address);
+        let service_addresses = settings.mesh.as_ref().map(|mesh| ServiceAddresses::new(mesh.first_address));
         let mut standalone = Self {
             settings,
             folder,
             state: State::default(),
             addresses,
+            service_addresses,
             certificates: Certificates::default(),
             authority: None,
             echoes: BTreeMap::new(),
@@ -173,11 +191,15 @@ impl Standalone {
         let assigned = self.addresses.assign(&view.objects, is_usable);
         view.addresses = assigned.addresses;
         view.messages.extend(assigned.messages);
-        let options = options(&view.addresses, BTreeMap::new());
+        view.client_namespace = self.settings.mesh.as_ref().map(|mesh| mesh.namespace.clone());
+        if let Some(services) = &mut self.service_addresses {
+            view.messages.extend(services.assign(&mut view.objects, is_usable));
+        }
+        let options = options(&view, BTreeMap::new());
         let Translation { snapshot, statuses, .. } = translate(&view.objects, &options);
         let snapshot = Arc::new(snapshot.keeping(&self.view.snapshot));
         let shifted = ports::shift(&snapshot, self.settings.port_offset);
-        view.messages.extend(checks::check(&view.objects, &statuses, &view.origins));
+        view.messages.extend(checks::check(&view.objects, &statuses, &view.origins, view.client_namespace.is_some()));
         let collided = |((gateway, listener), reason): (&(GatewayKey, String), &String)| {
             Message::fault(None, format!("{gateway}: listener {listener}: {reason}"))
         };
@@ -199,7 +221,7 @@ impl Standalone {
     fn judge(&mut self) {
         let unavailable =
             self.unavailable.iter().chain(&self.view.collisions).map(|(key, reason)| (key.clone(), reason.clone())).collect();
-        let options = options(&self.view.addresses, unavailable);
+        let options = options(&self.view, unavailable);
         self.view.statuses = translate(&self.view.objects, &options).statuses;
     }
 
@@ -259,6 +281,7 @@ impl View {
             snapshot,
             statuses: Statuses::default(),
             echoes: BTreeSet::new(),
+            client_namespace: None,
             collisions: BTreeMap::new(),
         }
     }
@@ -275,9 +298,9 @@ impl View {
     }
 }
 
-fn options(addresses: &BTreeMap<GatewayKey, Vec<IpAddr>>, unavailable: BTreeMap<(GatewayKey, String), String>) -> Options {
-    let addresses = addresses.iter().map(|(key, ips)| (key.clone(), ips.iter().copied().map(Address::Ip).collect()));
-    Options { addresses: addresses.collect(), unavailable, ..Options::default() }
+fn options(view: &View, unavailable: BTreeMap<(GatewayKey, String), String>) -> Options {
+    let addresses = view.addresses.iter().map(|(key, ips)| (key.clone(), ips.iter().copied().map(Address::Ip).collect()));
+    Options { addresses: addresses.collect(), unavailable, mesh: view.client_namespace.is_some(), ..Options::default() }
 }
 
 /// Whether this machine has the address: a socket can be had on it.

@@ -1,6 +1,7 @@
 //! What an API server would hold after every edit so far: entries of files -> objects. Pure, but for its memory.
 
 pub mod addresses;
+pub mod service_addresses;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! What a person sees: what listens where, which route leads where, what is not good. Pure.
 
 mod rules;
+mod services;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ pub fn render(view: &View, report: Option<&Report>) -> Vec<Line> {
     let mut lines = Vec::new();
     if let Some(report) = report {
         section(&mut lines, "LISTENING", 0, listeners(view, report));
+        section(&mut lines, "SERVICES", 0, services::rows(view, report));
     }
     let (rows, more) = rules::rows(view, MOST);
     section(&mut lines, "ROUTES", more, rows.into_iter().map(|text| Line { style: Style::Plain, text }).collect());
@@ -128,6 +130,10 @@ fn listeners(view: &View, report: &Report) -> Vec<Line> {
                 styles.push(style);
             }
         }
+    }
+    if rows.is_empty() && !report.services.is_empty() {
+        // Clients in the mesh have something to call.
+        return Vec::new();
     }
     if rows.is_empty() {
         return vec![Line { style: Style::Warning, text: "nothing".to_owned() }];

@@ -23,12 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use isthmus_routing::{GatewayKey, Snapshot, Version};
+use isthmus_routing::{BackendKey, GatewayKey, Snapshot, Version};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{Config, Site};
 use crate::connection::serve::Front;
 use crate::drain::{Readiness, State};
 use crate::listen::accept::Context;
@@ -53,6 +53,8 @@ pub struct Options {
     pub limits: Limits,
     /// Where a Gateway that names no address listens; none: nowhere. `0.0.0.0` takes IPv4 only and `::` IPv6 only, so both may be here.
     pub addresses: Vec<IpAddr>,
+    /// As whose client it stands before Services; none: the snapshot's Services are passed over, as a Gateway does.
+    pub outbound: Option<Outbound>,
     /// The first snapshot is none yet: only the admin server answers, and it is not ready, until the next one comes.
     pub placeholder: bool,
 }
@@ -67,8 +69,30 @@ impl Default for Options {
             otlp: None,
             limits: Limits::default(),
             addresses: Vec::new(),
+            outbound: None,
             placeholder: false,
         }
+    }
+}
+
+/// The side of a client in the mesh: it listens on the addresses and ports of Services, and requests that come there are routed by the
+/// Service's routes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outbound {
+    /// The namespace of its clients: the one whose consumer routes are theirs.
+    pub namespace: String,
+    /// Added to the Services' ports below 1024 when they are opened, so that they need no privileges. Routes and what they answer know
+    /// the Service's port only.
+    pub port_offset: u16,
+}
+
+/// Ports below this one need privileges.
+const PRIVILEGED: u16 = 1024;
+
+impl Outbound {
+    /// The port that is opened for a Service's port; none: the offset leads past the last one.
+    pub fn socket_port(&self, port: u16) -> Option<u16> {
+        if port < PRIVILEGED { port.checked_add(self.port_offset) } else { Some(port) }
     }
 }
 
@@ -104,6 +128,8 @@ pub struct Report {
     pub version: Option<Version>,
     /// Every listener of it on every address.
     pub listeners: Vec<ListenerReport>,
+    /// Every Service of it on every address; none without [`Options::outbound`].
+    pub services: Vec<ServiceReport>,
 }
 
 /// A listener on one address.
@@ -114,6 +140,17 @@ pub struct ListenerReport {
     /// The listener's name.
     pub name: String,
     /// Where it listens (or cannot).
+    pub address: SocketAddr,
+    /// Why it cannot, in one line that says what to do.
+    pub fault: Option<String>,
+}
+
+/// A Service's port on one of its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceReport {
+    /// The Service's port.
+    pub service: BackendKey,
+    /// Where it is listened on (or cannot be).
     pub address: SocketAddr,
     /// Why it cannot, in one line that says what to do.
     pub fault: Option<String>,
@@ -194,7 +231,8 @@ impl Dataplane {
         let (report, reports) = watch::channel(Arc::default());
         let (orders, ordered) = mpsc::channel(1);
         let (alive, ended) = watch::channel(());
-        let mut manager = Manager::new(Arc::new(context), shared, telemetry.clone(), report, options.addresses.into());
+        let site = Arc::new(Site { addresses: options.addresses, outbound: options.outbound });
+        let mut manager = Manager::new(Arc::new(context), shared, telemetry.clone(), report, site);
         let first = snapshots.borrow_and_update().clone();
         if !options.placeholder {
             manager.serve(first).await;

@@ -9,7 +9,6 @@ pub(crate) mod socket;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::Report;
-use crate::config::{Bind, CompiledListener, Config, Port, Shared, Speech};
+use crate::config::{Bind, CompiledParent, Config, Owner, Port, Shared, Site, Speech};
 use crate::drain::{Closing, State};
 use crate::listen::accept::{Context, Entrance, Face};
 use crate::telemetry::Telemetry;
@@ -52,8 +51,7 @@ pub(crate) struct Manager<A> {
     /// Addresses that are closed and whose connections have not all ended.
     closing: Vec<(Bind, Arc<Closing>)>,
     reports: watch::Sender<Arc<Report>>,
-    /// Where Gateways without an address listen.
-    addresses: Arc<[IpAddr]>,
+    site: Arc<Site>,
 }
 
 /// An address that is accepted on.
@@ -85,7 +83,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
         shared: Shared,
         telemetry: Arc<Telemetry>,
         reports: watch::Sender<Arc<Report>>,
-        addresses: Arc<[IpAddr]>,
+        site: Arc<Site>,
     ) -> Self {
         Self {
             context,
@@ -96,7 +94,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
             failed: BTreeMap::new(),
             closing: Vec::new(),
             reports,
-            addresses,
+            site,
         }
     }
 
@@ -130,9 +128,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
 
     /// Makes a snapshot the one that is served.
     pub(crate) async fn serve(&mut self, snapshot: Arc<Snapshot>) {
-        let (previous, telemetry, addresses) = (self.shared.load_full(), self.telemetry.clone(), self.addresses.clone());
+        let (previous, telemetry, site) = (self.shared.load_full(), self.telemetry.clone(), self.site.clone());
         // Seconds for tens of thousands of routes, and requests go on meanwhile.
-        let compiled = tokio::task::spawn_blocking(move || Config::compile(&snapshot, &addresses, Some(&previous), &telemetry));
+        let compiled = tokio::task::spawn_blocking(move || Config::compile(&snapshot, &site, Some(&previous), &telemetry));
         let Ok(config) = compiled.await else {
             tracing::error!("a snapshot could not be compiled and is not served; the one before goes on");
             self.telemetry.config_rejected();
@@ -202,31 +200,36 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
                     tokio::spawn(udp::run(socket, bind, self.shared.clone(), face.clone(), signals, limits))
                 }
             };
-            tracing::info!(address = %bind, gateway = %port.gateway, "listening");
+            match &port.owner {
+                Owner::Gateway(gateway) => tracing::info!(address = %bind, %gateway, "listening"),
+                Owner::Service(service) => tracing::info!(address = %bind, %service, "listening"),
+            }
             self.open.insert(bind, Open { speech: port.speech, face, closing: Arc::new(closing), accepting });
         }
     }
 
     fn face(&self, port: &Port) -> Face {
-        let taker = |listener: &CompiledListener| {
-            if listener.is_passthrough() {
+        let taker = |parent: &CompiledParent| {
+            let source = parent.source();
+            if source.is_passthrough() {
                 return Some(Taker::PassThrough);
             }
-            let ending = self.tls.config(&port.gateway, listener.name())?;
-            Some(if listener.protocol().is_http() { Taker::Http(ending) } else { Taker::Stream(ending) })
+            let Owner::Gateway(gateway) = &port.owner else { return None };
+            let ending = self.tls.config(gateway, source.name())?;
+            Some(if source.protocol().is_http() { Taker::Http(ending) } else { Taker::Stream(ending) })
         };
         Face {
             entrance: match port.speech {
                 Speech::Http => Entrance::Http,
                 Speech::Tls => {
-                    let listeners = port.all.iter().rev();
-                    Entrance::Tls(listeners.filter_map(|listener| Some((listener.hostname(), taker(listener)?))).collect())
+                    let parents = port.all.iter().rev();
+                    Entrance::Tls(parents.filter_map(|parent| Some((parent.source().hostname(), taker(parent)?))).collect())
                 }
                 Speech::Tcp | Speech::Udp => Entrance::Stream,
             },
             proxy_protocol: port.proxy_protocol,
             // The object's port, which is what its owner knows.
-            metrics: self.telemetry.port(&port.gateway, port.dialled()),
+            metrics: self.telemetry.port(&port.owner, port.dialled()),
         }
     }
 
@@ -267,6 +270,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
         for listener in &report.listeners {
             if let Some(fault) = &listener.fault {
                 tracing::warn!(gateway = %listener.gateway, listener = listener.name, address = %listener.address, "{fault}");
+            }
+        }
+        for service in &report.services {
+            if let Some(fault) = &service.fault {
+                tracing::warn!(service = %service.service, address = %service.address, "{fault}");
             }
         }
         self.reports.send_replace(report);

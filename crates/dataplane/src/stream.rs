@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use tokio::net::TcpStream;
 
 use crate::balance::BackendState;
-use crate::config::{Bind, CompiledListener, Config, Port, Shared};
+use crate::config::{Bind, CompiledParent, Config, Port, Shared};
 use crate::connection::Addresses;
 use crate::connection::transport::Transport;
 use crate::drain::{Signals, raised};
@@ -55,8 +55,7 @@ impl Streams {
         let config = self.config.load_full();
         let bind = Bind::tcp(arrived.addresses.local);
         let name = arrived.client.server_name().map(str::to_owned);
-        let found =
-            config.ports.get(&bind).and_then(|port| Some((port, port.listeners.get(name.as_deref().unwrap_or_default())?)));
+        let found = config.ports.get(&bind).and_then(|port| Some((port, port.parents.get(name.as_deref().unwrap_or_default())?)));
         let Some((here, listener)) = found else {
             // The listener went away while the client spoke.
             port.fault(ConnectionFault::NoRoute);
@@ -101,7 +100,7 @@ impl Streams {
     async fn open(
         &self,
         arrived: Arrived,
-        (here, listener): (&Port, &CompiledListener),
+        (here, listener): (&Port, &CompiledParent),
         backend: Result<Arc<BackendState>, Refused>,
         record: &mut StreamRecord,
         port: &PortMetrics,
@@ -141,7 +140,7 @@ impl Streams {
         let caller = Caller {
             ends: Ends { source: addresses.peer, destination: addresses.destination },
             certificate: here.client_certificate.as_deref(),
-            is_passthrough: listener.is_passthrough(),
+            is_passthrough: listener.source().is_passthrough(),
         };
         match connect(&backend, &caller, record).await {
             Ok((endpoint, in_flight)) => Ok((Splice::new(transport, endpoint, first), in_flight)),
@@ -180,11 +179,11 @@ impl Client {
     }
 }
 
-fn record(arrived: &Arrived, config: &Config, listener: &CompiledListener, server_name: Option<String>) -> StreamRecord {
+fn record(arrived: &Arrived, config: &Config, listener: &CompiledParent, server_name: Option<String>) -> StreamRecord {
     StreamRecord {
         started: arrived.started,
         start_time: arrived.start_time,
-        protocol: listener.protocol().as_str(),
+        protocol: listener.source().protocol().as_str(),
         listener: listener.metrics().clone(),
         rule: None,
         backend: None,
@@ -199,7 +198,7 @@ fn record(arrived: &Arrived, config: &Config, listener: &CompiledListener, serve
 }
 
 /// Where it goes; the record learns of it.
-fn decide(config: &Config, listener: &CompiledListener, record: &mut StreamRecord) -> Result<Arc<BackendState>, Refused> {
+fn decide(config: &Config, listener: &CompiledParent, record: &mut StreamRecord) -> Result<Arc<BackendState>, Refused> {
     let rule = listener.stream(record.server_name.as_deref()).ok_or(Refused::NoRoute)?;
     let (position, backend) = draw(config, listener, &rule);
     (record.rule, record.backend) = (Some(rule.metrics.clone()), position);

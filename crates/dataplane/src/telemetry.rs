@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_routing::{BackendKey, GatewayKey, RouteKey, Rule, Version};
 
+use crate::config::Owner;
 use crate::{Options, StartError};
 pub(crate) use flags::Flags;
 pub(crate) use metrics::connection::{ConnectionFault, ConnectionGuard, PortMetrics};
@@ -40,8 +41,8 @@ pub(crate) struct RequestRecord {
     pub(crate) started: Instant,
     /// The same by the wall clock.
     pub(crate) start_time: SystemTime,
-    /// The listener that took it; none: no listener of the address takes its host.
-    pub(crate) listener: Option<Arc<ParentMetrics>>,
+    /// The listener or Service that took it; none: no listener of the address takes its host.
+    pub(crate) parent: Option<Arc<ParentMetrics>>,
     /// The rule that matched; none: no rule did.
     pub(crate) rule: Option<Arc<RuleMetrics>>,
     /// The position of the chosen backendRef in the rule, invalid ones included.
@@ -109,23 +110,33 @@ impl Telemetry {
         self.metrics.series.listener(gateway, name)
     }
 
-    /// The handle of rule number `index` of a route on a listener. As cheap as a few look-ups in a hash table; goes on
-    /// counting as [`Telemetry::listener`] does.
-    pub(crate) fn rule(&self, listener: &Arc<ParentMetrics>, route: &RouteKey, index: usize, rule: &Rule) -> Arc<RuleMetrics> {
-        RuleMetrics::new(listener, route, index, rule)
+    /// The same of a Service's port.
+    pub(crate) fn service(&self, service: &BackendKey) -> Arc<ParentMetrics> {
+        self.metrics.series.service(service)
     }
 
-    /// The handle that counts the connections of a port of a Gateway.
-    pub(crate) fn port(&self, gateway: &GatewayKey, port: u16) -> Arc<PortMetrics> {
-        self.metrics.connections.port(gateway, port)
+    /// The handle of requests to a Service without routes.
+    pub(crate) fn direct(&self, parent: &Arc<ParentMetrics>, service: &BackendKey) -> Arc<RuleMetrics> {
+        RuleMetrics::direct(parent, service)
+    }
+
+    /// The handle of rule number `index` of a route on a parent. As cheap as a few look-ups in a hash table; goes on
+    /// counting as [`Telemetry::listener`] does.
+    pub(crate) fn rule(&self, parent: &Arc<ParentMetrics>, route: &RouteKey, index: usize, rule: &Rule) -> Arc<RuleMetrics> {
+        RuleMetrics::new(parent, route, index, rule)
+    }
+
+    /// The handle that counts the connections of a port.
+    pub(crate) fn port(&self, owner: &Owner, port: u16) -> Arc<PortMetrics> {
+        self.metrics.connections.port(owner, port)
     }
 
     /// Tells of a request that is over; once for each request, whatever became of it. Never blocks.
     pub(crate) fn record(&self, record: &RequestRecord, exchange: &Exchange<'_>) {
         let duration = record.started.elapsed();
-        match (&record.rule, &record.listener) {
+        match (&record.rule, &record.parent) {
             (Some(rule), _) => rule.count(record, exchange, duration),
-            (None, Some(listener)) => listener.count_unrouted(exchange, duration),
+            (None, Some(parent)) => parent.count_unrouted(exchange, duration),
             (None, None) => self.metrics.series.unattributed.count_unrouted(exchange, duration),
         }
         if let Some(log) = &self.access_log {
@@ -189,7 +200,7 @@ impl RequestRecord {
         Self {
             started: Instant::now(),
             start_time: SystemTime::now(),
-            listener: None,
+            parent: None,
             rule: None,
             backend: None,
             endpoint: None,

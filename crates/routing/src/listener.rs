@@ -134,13 +134,13 @@ impl Protocol {
     }
 }
 
-/// A route on a listener.
+/// A route on a parent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The route.
     pub route: RouteKey,
     /// Those of the route's own hostnames that intersect with the listener's; empty: the route has none and takes
-    /// every host of the listener. They are the route's own, not the intersection, because they decide precedence
+    /// every host of the listener. Always empty on a Service. They are the route's own, not the intersection, because they decide precedence
     /// (`GatewayRouteHostnameIntersectionPrecedence`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hostnames: Vec<Hostname>,

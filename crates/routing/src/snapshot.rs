@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::name::{InvalidName, as_text};
-use crate::{Backend, BackendKey, Bundle, BundleKey, Certificate, CertificateKey, Gateway, GatewayKey, Route, RouteKey};
+use crate::{
+    Backend, BackendKey, Bundle, BundleKey, Certificate, CertificateKey, Gateway, GatewayKey, Route, RouteKey, ServiceParent,
+};
 
 pub use item::{Changes, Item, ItemKey, UnknownItem};
 pub use model::{Lacking, ModelVersion, Models};
@@ -27,7 +29,14 @@ pub struct Snapshot {
     pub gateways: BTreeMap<GatewayKey, Arc<Gateway>>,
     /// Routes that at least one listener refers to.
     pub routes: BTreeMap<RouteKey, Arc<Route>>,
-    /// Service ports that at least one rule refers to.
+    /// Service ports that clients call, those without routes too. Each is also in `backends`, for clients whose calls no route takes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<BackendKey, Arc<ServiceParent>>,
+    /// Routes that at least one of `services` refers to, as they are there. One that a listener refers to as well is in `routes` too, and
+    /// may differ: there a backend of another namespace needs its permission.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub service_routes: BTreeMap<RouteKey, Arc<Route>>,
+    /// Service ports that at least one rule refers to, and those of `services`.
     pub backends: BTreeMap<BackendKey, Arc<Backend>>,
     /// Certificates that at least one listener or Gateway refers to.
     pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,

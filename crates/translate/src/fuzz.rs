@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::graph::listener::kinds;
-use crate::testing::{authority, base, bundle, edge, gateway_with, object, options, route, secret};
+use crate::testing::{authority, base, bundle, edge, gateway_with, mesh_options, object, options, route, secret};
 use crate::{Translation, translate};
 
 /// One change: which object, the way down into it, and what is put there (none: it is dropped).
@@ -54,6 +54,8 @@ fn odd() -> impl Strategy<Value = Option<Value>> {
         "ReplacePrefixMatch",
         "kubernetes.io/wss",
         "ExternalName",
+        "None",
+        "back",
         "System",
         "ConfigMap",
         "URI",
@@ -140,6 +142,7 @@ fn world() -> Vec<Value> {
         "parentRefs": [
             {"name": "edge"}, {"name": "edge", "sectionName": "http", "port": 80},
             {"group": "gateway.networking.k8s.io", "kind": "ListenerSet", "name": "first", "namespace": "other"},
+            {"group": "", "kind": "Service", "name": "front", "sectionName": "http", "port": 80},
         ],
         "hostnames": ["a.example.com", "*.example.com"],
         "rules": [
@@ -210,7 +213,10 @@ fn world() -> Vec<Value> {
             "shop",
             "front",
             json!({}),
-            json!({"ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}),
+            json!({
+                "type": "ClusterIP", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],
+                "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}],
+            }),
         ),
         object(
             "v1",
@@ -235,6 +241,8 @@ fn world() -> Vec<Value> {
         route("TCPRoute", "db", stream(&json!([{"name": "edge"}, {"name": "edge", "sectionName": "tcp"}]), 80, &json!(null))),
         route("TCPRoute", "db2", stream(&json!([{"name": "edge"}]), 80, &json!(null))),
         route("UDPRoute", "dns", stream(&json!([{"name": "edge", "sectionName": "udp"}]), 53, &json!(null))),
+        of_service("HTTPRoute", "consumer", "shop", ("front", 80)),
+        of_service("GRPCRoute", "calls", "other", ("back", 8080)),
         bundle("shop", "ca", Some(&authority())),
         policy(),
     ]);
@@ -249,6 +257,14 @@ fn stream(parents: &Value, port: u16, hostnames: &Value) -> Value {
         spec["hostnames"] = hostnames.clone();
     }
     spec
+}
+
+/// A route in namespace `other` whose parent and backend is this Service.
+fn of_service(kind: &str, name: &str, namespace: &str, (service, port): (&str, u16)) -> Value {
+    let parent = json!({"group": "", "kind": "Service", "namespace": namespace, "name": service});
+    let backend = json!({"namespace": namespace, "name": service, "port": port});
+    let spec = json!({"parentRefs": [parent], "rules": [{"backendRefs": [backend]}]});
+    object("gateway.networking.k8s.io/v1", kind, "other", name, json!({"generation": 1}), spec)
 }
 
 /// For `Service/shop/front`.
@@ -271,8 +287,9 @@ fn bytes(translation: &Translation) -> (String, String) {
 
 /// Every item that refers to this route, or is it, is left out.
 fn without(snapshot: &Snapshot, key: &RouteKey) -> (Vec<(RouteKey, String)>, Vec<Attachment>) {
-    let routes = snapshot.routes.iter().filter(|(other, _)| *other != key);
+    let routes = snapshot.routes.iter().chain(&snapshot.service_routes).filter(|(other, _)| *other != key);
     let attachments = snapshot.gateways.values().flat_map(|gateway| &gateway.listeners).flat_map(|listener| &listener.routes);
+    let attachments = attachments.chain(snapshot.services.values().flat_map(|parent| parent.attachments()));
     (
         routes.map(|(other, route)| (other.clone(), format!("{route:?}"))).collect(),
         attachments.filter(|attachment| attachment.route != *key).cloned().collect(),
@@ -292,12 +309,13 @@ fn of_gateway(translation: &Translation) -> (Vec<Listener>, Vec<String>) {
 
 #[test]
 fn the_world_is_whole() {
-    let translation = translate(&objects(&world()), &options());
+    let translation = translate(&objects(&world()), &mesh_options());
     let snapshot = &translation.snapshot;
     assert_eq!(
         (snapshot.gateways.len(), snapshot.routes.len(), snapshot.backends.len(), snapshot.certificates.len()),
         (1, 7, 3, 2)
     );
+    assert_eq!((snapshot.services.len(), snapshot.service_routes.len()), (2, 3));
     let statuses = &translation.statuses;
     let streams = statuses.tls_routes.values().chain(statuses.tcp_routes.values()).chain(statuses.udp_routes.values());
     let routes = statuses.http_routes.values().chain(statuses.grpc_routes.values()).chain(streams);
@@ -319,13 +337,28 @@ proptest! {
             mutate(&mut list[at], way, odd.as_ref());
         }
         let objects = objects(&list);
-        let first = translate(&objects, &options());
-        let again = translate(&objects, &options());
+        let first = translate(&objects, &mesh_options());
+        let again = translate(&objects, &mesh_options());
         prop_assert_eq!(bytes(&first), bytes(&again));
         for listener in first.snapshot.gateways.values().flat_map(|gateway| &gateway.listeners) {
             let kinds = kinds(listener.protocol);
             prop_assert!(listener.routes.iter().all(|attachment| kinds.contains(&attachment.route.kind)), "{listener:?}");
         }
+        for (key, parent) in &first.snapshot.services {
+            prop_assert!(first.snapshot.backends.contains_key(key), "{key}");
+            prop_assert!(parent.attachments().all(|attachment| first.snapshot.service_routes.contains_key(&attachment.route)));
+            for (namespace, list) in [(&key.namespace, &parent.routes)].into_iter().chain(&parent.consumers) {
+                let kind = list.first().map(|attachment| attachment.route.kind);
+                prop_assert!(matches!(kind, None | Some(RouteKind::Http | RouteKind::Grpc)), "{parent:?}");
+                prop_assert!(list.iter().all(|of| Some(of.route.kind) == kind && of.hostnames.is_empty() && of.route.namespace == *namespace));
+            }
+        }
+        // Who is served in the mesh is nothing to Gateways.
+        let alone = translate(&objects, &options());
+        prop_assert_eq!(&alone.snapshot.gateways, &first.snapshot.gateways);
+        prop_assert_eq!(&alone.snapshot.routes, &first.snapshot.routes);
+        prop_assert_eq!(&alone.statuses.gateways, &first.statuses.gateways);
+        prop_assert!(alone.snapshot.services.is_empty() && alone.snapshot.service_routes.is_empty());
         let parsed: Snapshot = serde_json::from_str(&bytes(&first).0).expect("a snapshot reads what it wrote");
         prop_assert_eq!(&parsed, &*first.snapshot);
     }
@@ -349,7 +382,7 @@ proptest! {
         }
         let objects = objects(&list);
         prop_assume!(objects.backend_tls_policies.len() == 1 && objects.gateways.len() == 1);
-        let snapshot = translate(&objects, &options()).snapshot;
+        let snapshot = translate(&objects, &mesh_options()).snapshot;
         let front = "Service/shop/front:80".parse().expect("a backend's name");
         prop_assert!(snapshot.backends[&front].tls.is_some());
         for listener in snapshot.gateways[&edge()].listeners.iter().filter(|listener| listener.protocol.is_tls() && !listener.passthrough) {
@@ -362,12 +395,12 @@ proptest! {
         thread_local!(static WORLD: Vec<Value> = world());
         let mut list = WORLD.with(Clone::clone);
         list.retain(|object| object["metadata"]["name"] != "second");
-        let before = translate(&objects(&list), &options());
+        let before = translate(&objects(&list), &mesh_options());
         let first = list.iter_mut().find(|object| object["metadata"]["name"] == "first").expect("the world has it");
         for Mutation { way, odd, .. } in &mutations {
             mutate(&mut first["spec"], way, odd.as_ref());
         }
-        let after = translate(&objects(&list), &options());
+        let after = translate(&objects(&list), &mesh_options());
         prop_assert_eq!(of_gateway(&before), of_gateway(&after));
     }
 
@@ -375,12 +408,12 @@ proptest! {
     fn a_route_changes_nothing_of_its_neighbours(mutations in mutations()) {
         thread_local!(static WORLD: Vec<Value> = world().into_iter().filter(|object| object["kind"] != "GRPCRoute").collect());
         let mut list = WORLD.with(Clone::clone);
-        let before = translate(&objects(&list), &options());
+        let before = translate(&objects(&list), &mesh_options());
         let web = list.iter_mut().find(|object| object["metadata"]["name"] == "web").expect("the world has it");
         for Mutation { way, odd, .. } in &mutations {
             mutate(&mut web["spec"], way, odd.as_ref());
         }
-        let after = translate(&objects(&list), &options());
+        let after = translate(&objects(&list), &mesh_options());
         let key = RouteKey { namespace: "shop".to_owned(), name: "web".to_owned(), kind: RouteKind::Http };
         prop_assert_eq!(without(&before.snapshot, &key), without(&after.snapshot, &key));
     }

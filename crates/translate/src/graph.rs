@@ -17,6 +17,7 @@ pub(crate) mod listener_set;
 mod parameters;
 mod reference_grant;
 pub(crate) mod route;
+pub(crate) mod service;
 mod tls_options;
 
 use std::borrow::Cow;
@@ -25,10 +26,12 @@ use std::sync::Arc;
 
 use isthmus_api::shared::RouteView;
 use isthmus_api::{NamespacedName, ObjectRef, Objects};
-use isthmus_routing::{BackendKey, BackendTls, Bundle, BundleKey, Certificate, CertificateKey, GatewayKey, RouteKey, Transport};
+use isthmus_routing::{
+    BackendKey, BackendTls, Bundle, BundleKey, Certificate, CertificateKey, GatewayKey, RouteKey, ServiceParent, Transport,
+};
 
-pub(crate) use attachment::ParentNode;
-use attachment::{NamespaceLabels, Parents};
+use attachment::{AttachmentFault, NamespaceLabels, Parents};
+pub(crate) use attachment::{Parent, ParentNode};
 use backend_ref::Backends;
 use backend_tls::{Policies, PolicyNode, Used};
 use bundle::Bundles;
@@ -55,6 +58,8 @@ pub(crate) struct Graph<'a> {
     /// Those that can be used.
     pub(crate) bundles: BTreeMap<BundleKey, Arc<Bundle>>,
     pub(crate) services: Services<'a>,
+    /// Service ports that clients in the mesh call; empty where there is no mesh.
+    pub(crate) service_parents: BTreeMap<BackendKey, ServiceParent>,
     /// Certificates whose content cannot be read now: a proxy goes on with what it holds.
     pub(crate) kept: BTreeSet<CertificateKey>,
     /// The same of bundles.
@@ -85,12 +90,15 @@ impl<'a> Graph<'a> {
         let judge = listener_set::Judge { objects, options, labels: &labels };
         let listener_sets = listener_set::join(&judge, &mut gateways, &mut certificates);
         let (certificates, kept, mut references) = certificates.into_read();
-        let parents = Parents { gateways: &gateways, listener_sets: &listener_sets };
-        let backends = Backends { services: &services, grants: &grants, policies: &policies };
+        let parents = Parents { gateways: &gateways, listener_sets: &listener_sets, services: options.mesh.then_some(&services) };
+        let backends = Backends { services: &services, grants: Some(&grants), policies: &policies };
         let mut routes = read_routes(objects, &parents, &backends);
-        claim_listeners(&mut routes, &parents, &labels);
+        claim(&mut routes, &parents, &labels);
         attachment::attach(&mut routes, &mut gateways);
-        let backend_tls = policies.resolve(&Used::new(&policies, &gateways, &routes), &services, &mut bundles);
+        let mut service_parents = if options.mesh { service::parents(&services) } else { BTreeMap::new() };
+        service::attach(&mut routes, &mut service_parents);
+        let used = Used::new(&policies, &gateways, &service_parents, &routes);
+        let backend_tls = policies.resolve(&used, &services, &mut bundles);
         let (bundles, kept_bundles, of_bundles) = bundles.into_read();
         references.extend(of_bundles);
         Self {
@@ -101,6 +109,7 @@ impl<'a> Graph<'a> {
             certificates,
             bundles,
             services,
+            service_parents,
             kept,
             kept_bundles,
             policies,
@@ -156,14 +165,20 @@ fn read_routes(objects: &Objects, parents: &Parents<'_>, backends: &Backends<'_,
     routes
 }
 
-fn claim_listeners(routes: &mut [RouteNode], parents: &Parents<'_>, labels: &NamespaceLabels<'_>) {
+fn claim(routes: &mut [RouteNode], known: &Parents<'_>, labels: &NamespaceLabels<'_>) {
     for route in routes {
-        let claims: Vec<_> = route.parents.iter().map(|parent| attachment::claim(route, parent, parents, labels)).collect();
-        for (parent, claims) in route.parents.iter_mut().zip(claims) {
-            match claims {
-                Ok(claims) => parent.claims = claims,
-                Err(fault) => parent.fault = Some(fault),
-            }
+        let mut nodes = std::mem::take(&mut route.parents);
+        for ParentNode { parent_ref, parent, fault } in &mut nodes {
+            let claimed = match parent {
+                Parent::Gateway(node) => {
+                    attachment::claim(route, parent_ref, node, known, labels).map(|claims| node.claims = claims)
+                }
+                Parent::Service(node) => service::claim(parent_ref, &node.service, known.services)
+                    .map(|ports| node.ports = ports)
+                    .map_err(AttachmentFault::Service),
+            };
+            *fault = claimed.err();
         }
+        route.parents = nodes;
     }
 }

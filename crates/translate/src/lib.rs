@@ -52,6 +52,9 @@ pub struct Options {
     pub parameters: GatewayParametersSpec,
     /// Why the CRDs of the cluster are not of a version that is supported: `SupportedVersion=False`.
     pub unsupported_version: Option<String>,
+    /// Whether clients in the mesh are served too: HTTPRoutes and GRPCRoutes attach to Services. Without it a parentRef to a Service is
+    /// somebody else's and gets no status.
+    pub mesh: bool,
     /// Of [`Translation::references`]: those of which it is not known whether they exist. Proxies go on with what they hold for them.
     pub unread: BTreeSet<ObjectRef>,
 }

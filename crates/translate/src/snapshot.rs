@@ -19,9 +19,17 @@ pub(crate) fn read(graph: &Graph<'_>) -> Snapshot {
         listeners().flat_map(|listener| &listener.routes).map(|attachment| &attachment.route).collect();
     let routes: BTreeMap<_, _> =
         attached.into_iter().filter_map(|key| Some((key.clone(), graph.route(key)?.route.clone()))).collect();
+    let services: BTreeMap<_, _> =
+        graph.service_parents.iter().map(|(key, parent)| (key.clone(), Arc::new(parent.clone()))).collect();
+    let attached: BTreeSet<&RouteKey> =
+        services.values().flat_map(|parent| parent.attachments()).map(|attachment| &attachment.route).collect();
+    let service_routes: BTreeMap<_, _> =
+        attached.into_iter().filter_map(|key| Some((key.clone(), graph.route(key)?.service_route().clone()))).collect();
     let backends: BTreeMap<_, _> = routes
         .values()
+        .chain(service_routes.values())
         .flat_map(|route| route.backend_keys())
+        .chain(services.keys())
         .collect::<BTreeSet<_>>()
         .into_iter()
         .map(|key| {
@@ -45,6 +53,8 @@ pub(crate) fn read(graph: &Graph<'_>) -> Snapshot {
         bundles: bundles.into_iter().filter_map(|key| Some((key.clone(), graph.bundles.get(key)?.clone()))).collect(),
         gateways,
         routes,
+        services,
+        service_routes,
         backends,
     }
 }

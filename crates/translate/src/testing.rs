@@ -27,6 +27,11 @@ pub(crate) fn options() -> Options {
     options
 }
 
+/// The same with clients in the mesh.
+pub(crate) fn mesh_options() -> Options {
+    Options { mesh: true, ..options() }
+}
+
 pub(crate) fn edge() -> GatewayKey {
     GatewayKey { namespace: "shop".to_owned(), name: "edge".to_owned() }
 }

@@ -178,7 +178,7 @@ fn a_listener_has_the_faults_of_all_its_addresses() {
         listener("b", [127, 0, 0, 2], Some("no certificate")),
         listener("c", [127, 0, 0, 1], None),
     ];
-    let faults = outcome(&Report { version: None, listeners }).faults;
+    let faults = outcome(&Report { listeners, ..Report::default() }).faults;
     let faults: Vec<_> = faults.iter().map(|(name, fault)| (name.as_str(), fault.as_str())).collect();
     assert_eq!(faults, [("a", "in use; not here"), ("b", "no certificate")]);
 }

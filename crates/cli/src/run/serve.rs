@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isthmus_dataplane::{AccessLog, Dataplane, Options, Report, StartError};
+use isthmus_dataplane::{AccessLog, Dataplane, Options, Outbound, Report, StartError};
 use isthmus_routing::{Snapshot, Version};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -141,8 +141,15 @@ fn unavailable(snapshot: &Snapshot, report: &Report) -> BTreeMap<(isthmus_routin
 
 /// With the default admin address taken, another one will do; one that was asked for has to be had.
 async fn start(args: &Run, threads: usize, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Dataplane, StartError> {
-    let options =
-        |admin| Options { threads, admin, access_log: args.access_log.clone(), otlp: args.otlp.clone(), ..Options::default() };
+    let outbound = args.mesh.then(|| Outbound { namespace: args.mesh_namespace.clone(), port_offset: args.port_offset });
+    let options = |admin| Options {
+        threads,
+        admin,
+        access_log: args.access_log.clone(),
+        otlp: args.otlp.clone(),
+        outbound: outbound.clone(),
+        ..Options::default()
+    };
     match args.admin {
         Some(Admin::Off) => Dataplane::start(options(None), snapshots).await,
         Some(Admin::At(address)) => Dataplane::start(options(Some(address)), snapshots).await,

@@ -1,14 +1,15 @@
 //! The route table: each rule of each attached route in one row.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use isthmus_api::NamespacedName;
 use isthmus_api::shared::{BackendRef, RouteView};
 use isthmus_routing::filter::{Filter, PathModifier};
 use isthmus_routing::matching::{HeaderMatch, QueryParamMatch, ValueMatch};
 use isthmus_routing::{
-    Backend, BackendKey, BackendTls, GrpcMatch, HttpMatch, Matches, MethodMatch, PathMatch, ProxyProtocol, RouteKey, RouteKind,
-    Rule, Target, Transport,
+    Backend, BackendKey, BackendTls, GrpcMatch, HttpMatch, Matches, MethodMatch, PathMatch, ProxyProtocol, Route, RouteKey,
+    RouteKind, Rule, Target, Transport,
 };
 
 use super::columns;
@@ -18,20 +19,18 @@ use crate::standalone::View;
 pub(super) fn rows(view: &View, most: usize) -> (Vec<String>, usize) {
     let mut texts = Vec::new();
     let mut more = 0;
-    let parents = parents(view);
-    for (key, route) in &view.snapshot.routes {
+    for Row { key, route, parents: (hostnames, parents) } in routes(view) {
         if texts.len() >= most {
             more += 1 + route.rules.len();
             continue;
         }
-        let (hostnames, listeners) = parents.get(key).cloned().unwrap_or_default();
         let hostnames = match key.kind {
             // Nobody asks for a host there.
             RouteKind::Tcp | RouteKind::Udp => String::new(),
             _ if hostnames.is_empty() => "any host  ".to_owned(),
             _ => format!("{}  ", hostnames.join(", ")),
         };
-        texts.push(format!("{key}  {hostnames}on {}", listeners.join(", ")));
+        texts.push(format!("{key}  {hostnames}on {}", parents.join(", ")));
         let names = backend_names(view, key);
         let rules = route.rules.iter().enumerate().map(|(index, rule)| {
             let names = names.get(index).map(Vec::as_slice).unwrap_or_default();
@@ -54,9 +53,54 @@ pub(crate) fn http_match(of: &HttpMatch) -> String {
     method.chain([path]).chain(query).chain(headers(&of.headers)).collect::<Vec<_>>().join(" ")
 }
 
-/// Hostnames and listeners of each route, each once.
-fn parents(view: &View) -> BTreeMap<RouteKey, (Vec<String>, Vec<String>)> {
-    let mut parents: BTreeMap<RouteKey, (Vec<String>, Vec<String>)> = BTreeMap::new();
+/// A route with the hostnames and the names of parents.
+struct Row<'v> {
+    key: &'v RouteKey,
+    route: &'v Arc<Route>,
+    parents: Parents,
+}
+
+/// Hostnames and parents of a route, each once.
+type Parents = (Vec<String>, Vec<String>);
+
+/// Routes of listeners, then those of Services that differ from them or are nothing else.
+fn routes(view: &View) -> Vec<Row<'_>> {
+    let (mut listeners, mut services) = (listeners(view), services(view));
+    let mut rows: Vec<_> = view
+        .snapshot
+        .routes
+        .iter()
+        .map(|(key, route)| Row { key, route, parents: listeners.remove(key).unwrap_or_default() })
+        .collect();
+    for (key, route) in &view.snapshot.service_routes {
+        let names = services.remove(key).unwrap_or_default();
+        match rows.iter_mut().find(|row| row.key == key && row.route == route) {
+            Some(row) => row.parents.1.extend(names),
+            None => rows.push(Row { key, route, parents: (Vec::new(), names) }),
+        }
+    }
+    rows
+}
+
+/// The Service ports of each route.
+fn services(view: &View) -> BTreeMap<RouteKey, Vec<String>> {
+    let mut parents: BTreeMap<RouteKey, Vec<String>> = BTreeMap::new();
+    for (key, parent) in &view.snapshot.services {
+        for attachment in &parent.routes {
+            parents.entry(attachment.route.clone()).or_default().push(key.to_string());
+        }
+        for (namespace, attachments) in &parent.consumers {
+            for attachment in attachments {
+                parents.entry(attachment.route.clone()).or_default().push(format!("{key} for clients of {namespace}"));
+            }
+        }
+    }
+    parents
+}
+
+/// Hostnames and listeners of each route.
+fn listeners(view: &View) -> BTreeMap<RouteKey, Parents> {
+    let mut parents: BTreeMap<RouteKey, Parents> = BTreeMap::new();
     for (gateway, listeners) in &view.snapshot.gateways {
         for listener in &listeners.listeners {
             for attachment in &listener.routes {

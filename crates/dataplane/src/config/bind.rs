@@ -8,7 +8,7 @@ use isthmus_routing::{Protocol, Transport};
 /// What a listening socket is opened on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Bind {
-    /// The address as the Gateway has it.
+    /// The address as the Gateway, or the Service, has it.
     pub(crate) address: SocketAddr,
     /// What carries the bytes: one number is two ports.
     pub(crate) transport: Transport,

@@ -10,7 +10,7 @@ use crate::proxy::deadline::Patience;
 use crate::proxy::retry::RetryPolicy;
 use crate::telemetry::RuleMetrics;
 
-/// A rule on one listener.
+/// A rule on one parent.
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
     route: Arc<Route>,

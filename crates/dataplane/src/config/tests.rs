@@ -1,7 +1,8 @@
 use isthmus_routing::filter::Filter;
 use isthmus_routing::matching::{HttpMatch, PathMatch};
 use isthmus_routing::{
-    Attachment, Backend, Endpoint, Listener, Matches, Protocol, Retry, Route, RouteKey, Rule, Target, Timeouts, WeightedBackend,
+    Attachment, Backend, Endpoint, Listener, Matches, Protocol, Retry, Route, RouteKey, Rule, ServiceParent, Target, Timeouts,
+    WeightedBackend,
 };
 
 use super::*;
@@ -92,9 +93,9 @@ fn a_snapshot_becomes_ports_with_listeners_by_host() {
     let config = compile(snapshot(), None);
     let addresses: Vec<_> = config.ports.keys().map(ToString::to_string).collect();
     assert_eq!(addresses, ["127.0.0.1:80", "127.0.0.1:81", "127.0.0.2:80", "127.0.0.2:81"]);
-    let listeners = &port(&config, 80).listeners;
+    let listeners = &port(&config, 80).parents;
     for (host, name) in [("two.example", "two"), ("three.example", "one"), ("", "one")] {
-        assert_eq!(listeners.get(host).map(|listener| listener.name()), Some(name), "{host}");
+        assert_eq!(listeners.get(host).map(|listener| listener.source().name()), Some(name), "{host}");
     }
     assert_eq!(config.version, snapshot().version());
 }
@@ -143,7 +144,7 @@ fn a_route_changes_only_the_listeners_that_it_is_on() {
     let second = compile(edited, Some(&first));
     let same = |number, position: usize| Arc::ptr_eq(&port(&first, number).all[position], &port(&second, number).all[position]);
     assert_eq!([same(80, 0), same(80, 1), same(81, 0)], [true, false, false]);
-    let changed = port(&second, 80).listeners.get("two.example").expect("the listener");
+    let changed = port(&second, 80).parents.get("two.example").expect("the listener");
     assert!(Arc::ptr_eq(changed, &port(&second, 80).all[1]));
 }
 
@@ -180,7 +181,7 @@ fn an_address_has_one_owner() {
     };
     both.gateways.insert(key("Gateway/b/late"), Arc::new(gateway));
     let config = compile(both, None);
-    assert_eq!(port(&config, 80).gateway, key("Gateway/a/edge"));
+    assert_eq!(port(&config, 80).owner, Owner::Gateway(key("Gateway/a/edge")));
 }
 
 #[test]
@@ -188,10 +189,73 @@ fn a_gateway_without_an_address_listens_where_it_is_told_to() {
     let mut nowhere = snapshot();
     nowhere.gateways.values_mut().for_each(|gateway| Arc::make_mut(gateway).addresses.clear());
     assert!(compile(nowhere.clone(), None).ports.is_empty());
-    let everywhere: Arc<[IpAddr]> = [IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])].into();
+    let addresses = vec![IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])];
+    let everywhere = Arc::new(Site { addresses, outbound: None });
     let config = Config::compile(&Arc::new(nowhere), &everywhere, None, &telemetry());
     let addresses: Vec<_> = config.ports.keys().map(ToString::to_string).collect();
     assert_eq!(addresses, ["0.0.0.0:80", "0.0.0.0:81", "[::]:80", "[::]:81"]);
     let named = Config::compile(&Arc::new(snapshot()), &everywhere, None, &telemetry());
     assert!(named.ports.keys().all(|address| address.address.ip().is_loopback()), "its own addresses come first");
+}
+
+/// A snapshot with a Service that has a producer route, a consumer route and two addresses.
+fn with_a_service() -> Snapshot {
+    let mut snapshot = snapshot();
+    let attach = |route: &str| vec![Attachment { route: key(route), hostnames: Vec::new() }];
+    let service = ServiceParent {
+        addresses: vec![[127, 1, 0, 1].into(), [127, 1, 0, 2].into()],
+        routes: attach("HTTPRoute/a/one"),
+        consumers: [("b".to_owned(), attach("HTTPRoute/b/mine"))].into(),
+    };
+    snapshot.services.insert(key("Service/a/one:80"), Arc::new(service));
+    for name in ["HTTPRoute/a/one", "HTTPRoute/b/mine"] {
+        let route = Route { created: 0, rules: vec![rule("Service/a/one:80")] };
+        snapshot.service_routes.insert(key(name), Arc::new(route));
+    }
+    snapshot
+}
+
+fn site(namespace: &str, port_offset: u16) -> Arc<Site> {
+    Arc::new(Site { addresses: Vec::new(), outbound: Some(Outbound { namespace: namespace.to_owned(), port_offset }) })
+}
+
+#[test]
+fn a_service_is_listened_on_only_for_clients() {
+    assert!(compile(with_a_service(), None).ports.values().all(|port| matches!(port.owner, Owner::Gateway(_))));
+    for (offset, number) in [(0, 80), (8000, 8080)] {
+        let config = Config::compile(&Arc::new(with_a_service()), &site("a", offset), None, &telemetry());
+        let owned = config.ports.values().filter(|port| matches!(port.owner, Owner::Service(_)));
+        let ports: Vec<_> = owned.map(|port| (port.bind.address, port.dialled(), port.all.len())).collect();
+        let [one, two] = [[127, 1, 0, 1], [127, 1, 0, 2]].map(|ip| (ip, number).into());
+        assert_eq!(ports, [(one, 80, 1), (two, 80, 1)]);
+    }
+    let config = Config::compile(&Arc::new(with_a_service()), &site("a", u16::MAX), None, &telemetry());
+    assert_eq!(config.ports.len(), 4, "there is no such port");
+}
+
+#[test]
+fn a_service_is_kept_unless_what_its_clients_get_changes() {
+    let first = Config::compile(&Arc::new(with_a_service()), &site("a", 0), None, &telemetry());
+    let at = Bind::tcp(([127, 1, 0, 2], 80).into());
+    let is_kept = |edit: &dyn Fn(&mut Snapshot)| {
+        let mut edited = copied(&with_a_service());
+        edit(&mut edited);
+        let second = Config::compile(&Arc::new(edited), &site("a", 0), Some(&first), &telemetry());
+        Arc::ptr_eq(&first.ports[&at], &second.ports[&at])
+    };
+    let cart = || key::<BackendKey>("Service/a/one:80");
+    let with_service = |edit: fn(&mut ServiceParent)| {
+        move |snapshot: &mut Snapshot| edit(Arc::make_mut(snapshot.services.get_mut(&cart()).expect("it is there")))
+    };
+    let with_route = |name: &'static str| {
+        move |snapshot: &mut Snapshot| {
+            snapshot.service_routes.remove(&key(name));
+        }
+    };
+    assert!(is_kept(&|_| {}));
+    assert!(is_kept(&|snapshot| snapshot.routes.clear()), "listeners' routes are none of its own");
+    assert!(is_kept(&with_route("HTTPRoute/b/mine")), "neither are other clients'");
+    assert!(is_kept(&with_service(|service| service.consumers.clear())));
+    assert!(!is_kept(&with_route("HTTPRoute/a/one")));
+    assert!(!is_kept(&with_service(|service| service.routes.clear())));
 }

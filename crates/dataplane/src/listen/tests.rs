@@ -64,8 +64,9 @@ impl Fixture {
 }
 
 /// Where Gateways without an address listen.
-fn everywhere() -> Arc<[IpAddr]> {
-    [IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])].into()
+fn everywhere() -> Arc<Site> {
+    let addresses = vec![IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])];
+    Arc::new(Site { addresses, outbound: None })
 }
 
 /// A name, a port and a protocol.

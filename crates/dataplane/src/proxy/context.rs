@@ -15,7 +15,7 @@ use super::grpc;
 use super::timed::Loan;
 use crate::balance::{BackendState, InFlight, Tried, Wire};
 use crate::config::Config;
-use crate::config::listener::Matched;
+use crate::config::parent::Matched;
 use crate::connection::Connection;
 use crate::filter::cors::Granted;
 use crate::filter::mirror::Copies;

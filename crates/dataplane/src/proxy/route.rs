@@ -14,7 +14,7 @@ use super::local_response::Reply;
 use super::{forward, forwarded, timed, wire};
 use crate::balance::Tried;
 use crate::config::rule::CompiledRule;
-use crate::config::{Bind, CompiledListener, Config, Port};
+use crate::config::{Bind, CompiledParent, Config, Port};
 use crate::connection::TlsInfo;
 use crate::filter::mirror::{Copies, Mirrors};
 use crate::filter::redirect::Arrival;
@@ -47,13 +47,13 @@ pub(super) fn decide(session: &mut ServerSession, ctx: &mut RequestContext) -> R
         return Err(Reply::error(431, Flags::DOWNSTREAM_PROTOCOL_ERROR, "the request has too many headers"));
     };
     ctx.client = Some(client.address);
-    let listener = listener(port, connection.tls.as_ref(), &host)?;
+    let parent = parent(port, connection.tls.as_ref(), &host)?;
     if let Some(record) = &mut ctx.record {
-        record.listener = Some(listener.metrics().clone());
+        record.parent = Some(parent.metrics().clone());
     }
-    let rule = find(listener, session, ctx, &host)?;
+    let rule = find(parent, session, ctx, &host)?;
     // Where proxies speak another scheme with clients than with us, clients do not know our port.
-    let arrived_port = if client.https == truth.https { listener.port() } else { client.port };
+    let arrived_port = if client.https == truth.https { parent.source().port() } else { client.port };
     let arrived = Arrived { host: &host, https: client.https, port: arrived_port };
     filter(&rule.filters, session, ctx, &arrived)?;
     let certificate = port.and_then(|port| port.client_certificate.clone());
@@ -86,26 +86,26 @@ struct Arrived<'a> {
     port: u16,
 }
 
-/// The listener that a host belongs to. Under TLS it has to be the one whose certificate and rules the client has been shown, since a
+/// The listener that a host belongs to, or the Service that owns the port. Under TLS it has to be the one whose certificate and rules the client has been shown, since a
 /// client may use one connection for every name in a certificate (RFC 9110, 15.5.20).
-fn listener<'c>(port: Option<&'c Arc<Port>>, tls: Option<&TlsInfo>, host: &str) -> Result<&'c Arc<CompiledListener>, Reply> {
+fn parent<'c>(port: Option<&'c Arc<Port>>, tls: Option<&TlsInfo>, host: &str) -> Result<&'c Arc<CompiledParent>, Reply> {
     let none = || Reply::error(404, Flags::NO_ROUTE, format!("no listener here takes the host `{host}`"));
     let port = port.ok_or_else(none)?;
-    let listener = port.listeners.get(host).ok_or_else(none)?;
+    let parent = port.parents.get(host).ok_or_else(none)?;
     if let Some(tls) = tls {
         let name = tls.server_name.as_deref().unwrap_or_default();
-        let shaken = if name == host { Some(listener) } else { port.listeners.get(name) };
-        if shaken.is_none_or(|shaken| !Arc::ptr_eq(shaken, listener)) {
+        let shaken = if name == host { Some(parent) } else { port.parents.get(name) };
+        if shaken.is_none_or(|shaken| !Arc::ptr_eq(shaken, parent)) {
             let text = format!("the host `{host}` is not of the listener that this connection was made to; open another one");
             return Err(Reply::error(421, Flags::DOWNSTREAM_PROTOCOL_ERROR, text));
         }
     }
-    Ok(listener)
+    Ok(parent)
 }
 
 /// The rule that takes the request.
 fn find(
-    listener: &CompiledListener,
+    parent: &CompiledParent,
     session: &ServerSession,
     ctx: &mut RequestContext,
     host: &str,
@@ -113,8 +113,8 @@ fn find(
     let header = session.req_header();
     let (path, query) = (header.uri.path(), header.uri.query());
     let request = Request { method: &header.method, host, path, query, headers: &header.headers };
-    let Some(matched) = listener.find(&request) else {
-        return Err(Reply::error(404, Flags::NO_ROUTE, format!("no route matches {} on `{host}`", header.method)));
+    let Some(matched) = parent.find(&request) else {
+        return Err(Reply::error(404, Flags::NO_ROUTE, parent.source().no_match(&header.method, host)));
     };
     let rule = matched.rule.clone();
     if let Some(record) = &mut ctx.record {
@@ -170,7 +170,7 @@ fn choose(
         return Err(invalid("the backend's BackendTLSPolicy cannot be carried out; see the policy's status"));
     }
     let Some(backend) = backend.filter(|backend| !backend.is_empty()) else {
-        return Err(Reply::error(503, Flags::NO_HEALTHY_UPSTREAM, "the route's backend has no ready endpoint"));
+        return Err(Reply::error(503, Flags::NO_HEALTHY_UPSTREAM, "the backend has no ready endpoint"));
     };
     let header = session.req_header();
     let upgrade = is_websocket(&header.method, header.version, &header.headers);

@@ -6,7 +6,7 @@ use isthmus_routing::Protocol;
 
 use crate::balance::BackendState;
 use crate::config::rule::CompiledRule;
-use crate::config::{CompiledListener, Config};
+use crate::config::{CompiledParent, Config};
 
 /// Why it goes nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) enum Refused {
 /// When it goes nowhere.
 pub(crate) fn destination(
     config: &Config,
-    listener: &CompiledListener,
+    listener: &CompiledParent,
     server_name: Option<&str>,
 ) -> Result<Arc<BackendState>, Refused> {
     let rule = listener.stream(server_name).ok_or(Refused::NoRoute)?;
@@ -36,7 +36,7 @@ pub(crate) fn destination(
 /// The next share of a rule: the position of its backendRef, if one was drawn, and the backend.
 pub(super) fn draw(
     config: &Config,
-    listener: &CompiledListener,
+    listener: &CompiledParent,
     rule: &CompiledRule,
 ) -> (Option<usize>, Result<Arc<BackendState>, Refused>) {
     let Some(share) = rule.share().filter(|_| !rule.is_invalid()) else { return (None, Err(Refused::Invalid)) };
@@ -52,6 +52,6 @@ pub(super) fn draw(
 }
 
 /// Whether policies for TLS towards the backend are of any matter.
-fn is_encrypted_here(listener: &CompiledListener) -> bool {
-    !listener.is_passthrough() && listener.protocol() != Protocol::Udp
+fn is_encrypted_here(listener: &CompiledParent) -> bool {
+    !listener.source().is_passthrough() && listener.source().protocol() != Protocol::Udp
 }

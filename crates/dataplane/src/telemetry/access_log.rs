@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::{HOST, HeaderMap, HeaderName, USER_AGENT};
 use isthmus_routing::{BackendKey, Version};
 
-use super::metrics::series::Parent;
+use super::metrics::series::{Parent, SERVICE};
 use super::stream::{StreamRecord, StreamSummary};
 use super::{Exchange, Flags, ParentMetrics, RequestRecord, RuleMetrics};
 pub(crate) use writer::AccessLogWriter;
@@ -82,7 +82,7 @@ impl Scratch {
         line.address("downstream_local_address", exchange.local);
         line.text("client_certificate", exchange.client_certificate.map(str::as_bytes));
 
-        line.routed(record.rule.as_deref(), record.listener.as_deref(), record.backend);
+        line.routed(record.rule.as_deref(), record.parent.as_deref(), record.backend);
         line.number("attempts", Some(u64::from(record.attempts)));
         line.text("config_version", record.config_version.map(|_| version_text.as_bytes()));
         line.text("trace_id", Some(&record.trace.trace_id_digits()));
@@ -152,9 +152,8 @@ impl Line {
     }
 
     /// The parts of a name.
-    fn name(&mut self, key: &str, parts: Option<[&str; 5]>) {
+    fn name(&mut self, key: &str, parts: &[&str]) {
         self.key(key);
-        let Some(parts) = parts else { return self.null() };
         self.text.clear();
         parts.iter().for_each(|part| self.text.push_str(part));
         quote(&mut self.bytes, self.text.as_bytes());
@@ -162,14 +161,20 @@ impl Line {
 
     /// Whose the request is.
     fn parent(&mut self, parent: Option<&Parent>) {
-        self.name("gateway", parent.map(|parent| [parent.kind, "/", &parent.namespace, "/", &parent.name]));
-        self.text("listener", parent.map(|parent| parent.section.as_bytes()));
+        let Some(Parent { kind, namespace, name, section, .. }) = parent else {
+            return ["gateway", "listener"].iter().for_each(|key| self.text(key, None));
+        };
+        if *kind == SERVICE {
+            return self.name("service", &[kind, "/", namespace, "/", name, ":", section]);
+        }
+        self.name("gateway", &[kind, "/", namespace, "/", name]);
+        self.text("listener", Some(section.as_bytes()));
     }
 
     /// What took it.
-    fn routed(&mut self, rule: Option<&RuleMetrics>, listener: Option<&ParentMetrics>, backend: Option<usize>) {
+    fn routed(&mut self, rule: Option<&RuleMetrics>, parent: Option<&ParentMetrics>, backend: Option<usize>) {
         let Some(rule) = rule else {
-            self.parent(listener.map(ParentMetrics::parent));
+            self.parent(parent.map(ParentMetrics::parent));
             return ["route", "rule", "backend"].iter().for_each(|key| self.text(key, None));
         };
         self.bytes.extend_from_slice(rule.shown(names_of_rule));
@@ -218,9 +223,13 @@ impl Line {
 fn names_of_rule(rule: &RuleMetrics) -> Box<[u8]> {
     let mut line = Line::default();
     line.parent(Some(rule.parent()));
-    let route = rule.route();
-    line.name("route", Some([route.kind.as_str(), "/", &route.namespace, "/", &route.name]));
-    line.text("rule", Some(rule.rule().as_bytes()));
+    match rule.route() {
+        Some(route) => {
+            line.name("route", &[route.kind.as_str(), "/", &route.namespace, "/", &route.name]);
+            line.text("rule", Some(rule.rule().as_bytes()));
+        }
+        None => ["route", "rule"].iter().for_each(|key| line.text(key, None)),
+    }
     line.bytes.into()
 }
 

@@ -241,8 +241,9 @@ mod tests {
         let streams = metrics.series.listener(&gateway, "tcp");
         streams.unrouted_streams().began();
         streams.unrouted_streams().ended(crate::telemetry::StreamEnd::NoRoute, std::time::Duration::ZERO);
-        let _connection = metrics.connections.port(&gateway, 80).accepted();
-        metrics.connections.port(&gateway, 53).udp().began();
+        let owner = crate::config::Owner::Gateway(gateway);
+        let _connection = metrics.connections.port(&owner, 80).accepted();
+        metrics.connections.port(&owner, 53).udp().began();
         metrics.config.served(isthmus_routing::Snapshot::default().version(), UNIX_EPOCH);
         let docs = include_str!("../../../../docs/telemetry.md");
         let text = metrics.expose(Instant::now());

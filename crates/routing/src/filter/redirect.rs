@@ -19,7 +19,7 @@ pub struct Redirect {
     /// Absent: the request's, unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathModifier>,
-    /// Absent: the scheme's own port if a scheme is given, else the listener's.
+    /// Absent: the scheme's own port if a scheme is given, else the parent's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// 301, 302, 303, 307 or 308.
@@ -37,8 +37,9 @@ pub enum Scheme {
 }
 
 impl Redirect {
-    /// The Location of the answer. `scheme`, `host` (in its normal form), `path` and `query` are the request's, `listener_port`
-    /// is the port of the listener as its object has it, and `prefix` is [`crate::Found::prefix`]. The query stays.
+    /// The Location of the answer. `scheme`, `host` (in its normal form), `path` and `query` are the request's, `parent_port`
+    /// is the port of the listener as its object has it, or of the Service that is the parent, whose scheme is `http`, and `prefix` is
+    /// [`crate::Found::prefix`]. The query stays.
     ///
     /// > If no port is specified, the redirect port MUST be derived using the
     /// > following rules:
@@ -61,12 +62,12 @@ impl Redirect {
         &self,
         scheme: Scheme,
         host: &str,
-        listener_port: u16,
+        parent_port: u16,
         path: &str,
         query: Option<&str>,
         prefix: Option<usize>,
     ) -> String {
-        let port = self.port.or(self.scheme.map(Scheme::port)).unwrap_or(listener_port);
+        let port = self.port.or(self.scheme.map(Scheme::port)).unwrap_or(parent_port);
         let scheme = self.scheme.unwrap_or(scheme);
         let host = self.hostname.as_deref().unwrap_or(host);
         let path = match &self.path {

@@ -1,6 +1,7 @@
-//! The compiled form of a listener's attachments.
+//! The compiled form of a parent's attachments.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::candidate::{Candidate, Routes};
@@ -8,7 +9,7 @@ use super::host_table::{HostTable, HostTableBuilder};
 use super::precedence::{GrpcRank, HttpRank};
 use crate::{Attachment, Hostname, Listener, Request, Route, RouteKey, Snapshot};
 
-/// The routes of one listener, compiled for look-up. Immutable: a change compiles a new one.
+/// The routes of one parent, compiled for look-up. Immutable: a change compiles a new one.
 ///
 /// A look-up is a few probes of hash tables: for the host, then for the path within each hostname that matches the host, most
 /// specific one first. What it costs depends on how many *lengths* of prefixes and of wildcards there are, not on how many
@@ -38,7 +39,13 @@ pub struct Found<'t> {
 impl RouteTable {
     /// Compiles the attachments of a listener. Attachments whose route is not in the snapshot are left out.
     pub fn compile(listener: &Listener, snapshot: &Snapshot) -> Self {
-        let mut attached = attached(listener, snapshot);
+        Self::of(&listener.routes, &snapshot.routes)
+    }
+
+    /// Compiles attachments of one parent: of a listener with [`Snapshot::routes`], of [`crate::ServiceParent::routes_for`] a namespace with
+    /// [`Snapshot::service_routes`]. Attachments whose route is not among `known` are left out.
+    pub fn of(attachments: &[Attachment], known: &BTreeMap<RouteKey, Arc<Route>>) -> Self {
+        let mut attached = attached(attachments, known);
         attached.sort_by(|(a, a_route), (b, b_route)| a_route.created.cmp(&b_route.created).then_with(|| a.route.cmp(&b.route)));
         let routes = Routes::new(attached.iter().map(|(at, route)| (&at.route, *route)));
         let hostnames = |candidate: &Candidate| attached[candidate.route as usize].0.hostnames();
@@ -79,16 +86,19 @@ impl RouteTable {
 
 /// The attachments with their routes. Both are mostly in the order of the routes' names, so the next route in the snapshot is
 /// looked at before it is searched for.
-fn attached<'s>(listener: &'s Listener, snapshot: &'s Snapshot) -> Vec<(&'s Attachment, &'s Arc<Route>)> {
-    let mut following = snapshot.routes.range::<RouteKey, _>(..);
+fn attached<'s>(
+    attachments: &'s [Attachment],
+    known: &'s BTreeMap<RouteKey, Arc<Route>>,
+) -> Vec<(&'s Attachment, &'s Arc<Route>)> {
+    let mut following = known.range::<RouteKey, _>(..);
     let mut find = |key: &'s RouteKey| match following.next() {
         Some((next, route)) if next == key => Some(route),
         _ => {
-            following = snapshot.routes.range(key..);
+            following = known.range(key..);
             following.next().filter(|(next, _)| *next == key).map(|(_, route)| route)
         }
     };
-    listener.routes.iter().filter_map(|attachment| Some((attachment, find(&attachment.route)?))).collect()
+    attachments.iter().filter_map(|attachment| Some((attachment, find(&attachment.route)?))).collect()
 }
 
 impl Attachment {

@@ -11,16 +11,22 @@ use super::Snapshot;
 use crate::name::{InvalidName, as_text};
 use crate::{
     Backend, BackendKey, Bundle, BundleKey, Certificate, CertificateKey, Gateway, GatewayKey, Route, RouteKey, RouteKind,
+    ServiceParent,
 };
 
 /// Names an item, as the text of the key that it holds (`Gateway/infra/edge`), where that would be
-/// ambiguous after a word of its own: `Bundle/ConfigMap/infra/ca`, `Kept/Secret/infra/pair`, `KeptBundle/ConfigMap/infra/ca`.
+/// ambiguous after a word of its own: `Parent/Service/shop/front:80`, `ServiceRoute/HTTPRoute/shop/front`, `Bundle/ConfigMap/infra/ca`,
+/// `Kept/Secret/infra/pair`, `KeptBundle/ConfigMap/infra/ca`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ItemKey {
     /// Of [`Snapshot::gateways`].
     Gateway(GatewayKey),
     /// Of [`Snapshot::routes`].
     Route(RouteKey),
+    /// Of [`Snapshot::services`].
+    Service(BackendKey),
+    /// Of [`Snapshot::service_routes`].
+    ServiceRoute(RouteKey),
     /// Of [`Snapshot::backends`].
     Backend(BackendKey),
     /// Of [`Snapshot::certificates`].
@@ -40,6 +46,10 @@ pub enum Item {
     Gateway(GatewayKey, Arc<Gateway>),
     /// Of [`Snapshot::routes`].
     Route(RouteKey, Arc<Route>),
+    /// Of [`Snapshot::services`].
+    Service(BackendKey, Arc<ServiceParent>),
+    /// Of [`Snapshot::service_routes`].
+    ServiceRoute(RouteKey, Arc<Route>),
     /// Of [`Snapshot::backends`].
     Backend(BackendKey, Arc<Backend>),
     /// Of [`Snapshot::certificates`].
@@ -77,6 +87,8 @@ impl fmt::Display for ItemKey {
         match self {
             Self::Gateway(key) => key.fmt(f),
             Self::Route(key) => key.fmt(f),
+            Self::Service(key) => write!(f, "Parent/{key}"),
+            Self::ServiceRoute(key) => write!(f, "ServiceRoute/{key}"),
             Self::Backend(key) => key.fmt(f),
             Self::Certificate(key) => key.fmt(f),
             Self::Bundle(key) => write!(f, "Bundle/{key}"),
@@ -92,6 +104,8 @@ impl FromStr for ItemKey {
         match s.split_once('/') {
             Some(("Gateway", _)) => Ok(Self::Gateway(s.parse()?)),
             Some((kind, _)) if RouteKind::ALL.iter().any(|known| known.as_str() == kind) => Ok(Self::Route(s.parse()?)),
+            Some(("Parent", service)) => Ok(Self::Service(service.parse()?)),
+            Some(("ServiceRoute", route)) => Ok(Self::ServiceRoute(route.parse()?)),
             Some(("Service", _)) => Ok(Self::Backend(s.parse()?)),
             Some(("Secret", _)) => Ok(Self::Certificate(s.parse()?)),
             Some(("Bundle", bundle)) => Ok(Self::Bundle(bundle.parse()?)),
@@ -110,6 +124,8 @@ impl Item {
         match self {
             Self::Gateway(key, _) => ItemKey::Gateway(key.clone()),
             Self::Route(key, _) => ItemKey::Route(key.clone()),
+            Self::Service(key, _) => ItemKey::Service(key.clone()),
+            Self::ServiceRoute(key, _) => ItemKey::ServiceRoute(key.clone()),
             Self::Backend(key, _) => ItemKey::Backend(key.clone()),
             Self::Certificate(key, _) => ItemKey::Certificate(key.clone()),
             Self::Bundle(key, _) => ItemKey::Bundle(key.clone()),
@@ -126,6 +142,8 @@ impl Item {
         Ok(match key {
             ItemKey::Gateway(key) => Self::Gateway(key, serde_json::from_str(json)?),
             ItemKey::Route(key) => Self::Route(key, serde_json::from_str(json)?),
+            ItemKey::Service(key) => Self::Service(key, serde_json::from_str(json)?),
+            ItemKey::ServiceRoute(key) => Self::ServiceRoute(key, serde_json::from_str(json)?),
             ItemKey::Backend(key) => Self::Backend(key, serde_json::from_str(json)?),
             ItemKey::Certificate(key) => Self::Certificate(key, serde_json::from_str(json)?),
             ItemKey::Bundle(key) => Self::Bundle(key, serde_json::from_str(json)?),
@@ -147,6 +165,8 @@ impl Serialize for Value<'_> {
         match self.0 {
             Item::Gateway(_, value) => value.serialize(serializer),
             Item::Route(_, value) => value.serialize(serializer),
+            Item::Service(_, value) => value.serialize(serializer),
+            Item::ServiceRoute(_, value) => value.serialize(serializer),
             Item::Backend(_, value) => value.serialize(serializer),
             Item::Certificate(_, value) => value.serialize(serializer),
             Item::Bundle(_, value) => value.serialize(serializer),
@@ -168,6 +188,8 @@ impl Snapshot {
         let mut changes = Changes::default();
         changes.compare(&self.gateways, &from.gateways, Item::Gateway, ItemKey::Gateway);
         changes.compare(&self.routes, &from.routes, Item::Route, ItemKey::Route);
+        changes.compare(&self.services, &from.services, Item::Service, ItemKey::Service);
+        changes.compare(&self.service_routes, &from.service_routes, Item::ServiceRoute, ItemKey::ServiceRoute);
         changes.compare(&self.backends, &from.backends, Item::Backend, ItemKey::Backend);
         changes.compare(&self.certificates, &from.certificates, Item::Certificate, ItemKey::Certificate);
         changes.compare(&self.bundles, &from.bundles, Item::Bundle, ItemKey::Bundle);
@@ -189,6 +211,8 @@ impl Snapshot {
         match item {
             Item::Gateway(key, value) => drop(self.gateways.insert(key, value)),
             Item::Route(key, value) => drop(self.routes.insert(key, value)),
+            Item::Service(key, value) => drop(self.services.insert(key, value)),
+            Item::ServiceRoute(key, value) => drop(self.service_routes.insert(key, value)),
             Item::Backend(key, value) => drop(self.backends.insert(key, value)),
             Item::Certificate(key, value) => drop(self.certificates.insert(key, value)),
             Item::Bundle(key, value) => drop(self.bundles.insert(key, value)),
@@ -202,6 +226,8 @@ impl Snapshot {
         match key {
             ItemKey::Gateway(key) => drop(self.gateways.remove(key)),
             ItemKey::Route(key) => drop(self.routes.remove(key)),
+            ItemKey::Service(key) => drop(self.services.remove(key)),
+            ItemKey::ServiceRoute(key) => drop(self.service_routes.remove(key)),
             ItemKey::Backend(key) => drop(self.backends.remove(key)),
             ItemKey::Certificate(key) => drop(self.certificates.remove(key)),
             ItemKey::Bundle(key) => drop(self.bundles.remove(key)),

@@ -4,7 +4,7 @@
 //! a new kind of match value. A new field that an old reader may pass over raises nothing. Whoever writes, writes for the reader: what the
 //! reader cannot run is answered with 500 there, and everything else is as it would be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -59,17 +59,22 @@ impl Snapshot {
     pub fn for_model(&self, model: ModelVersion, models: &Models) -> (Self, Lacking) {
         let mut lacking = Lacking::new();
         let mut readable = self.clone();
-        for (key, route) in &mut readable.routes {
+        for (key, route) in readable.routes.iter_mut().chain(&mut readable.service_routes) {
             let is_newer = |(_, rule): &(usize, &Rule)| (models.since)(rule) > model;
             let newer: Vec<usize> = route.rules.iter().enumerate().filter(is_newer).map(|(position, _)| position).collect();
             if !newer.is_empty() {
                 *route = Arc::new(without(route, &newer));
-                lacking.insert(key.clone(), newer);
+                // A rule that is in both maps may lead elsewhere in each; it is one rule of one object all the same.
+                let positions = lacking.entry(key.clone()).or_default();
+                positions.extend(newer);
+                positions.sort_unstable();
+                positions.dedup();
             }
         }
         // What only such a rule refers to is of no use to the reader.
         if !lacking.is_empty() {
-            let used: std::collections::BTreeSet<_> = readable.routes.values().flat_map(|route| route.backend_keys()).collect();
+            let routes = readable.routes.values().chain(readable.service_routes.values());
+            let used: BTreeSet<_> = routes.flat_map(|route| route.backend_keys()).chain(readable.services.keys()).collect();
             readable.backends.retain(|key, _| used.contains(key));
         }
         (readable, lacking)
@@ -131,8 +136,9 @@ mod tests {
 
         let (readable, lacking) = full.for_model(ModelVersion(1), &FUTURE);
         assert!(!lacking.is_empty(), "the full snapshot has a rewrite");
-        for (key, route) in &full.routes {
-            let (before, now) = (route, &readable.routes[key]);
+        let both =
+            |snapshot: &Snapshot| snapshot.routes.clone().into_iter().chain(snapshot.service_routes.clone()).collect::<Vec<_>>();
+        for ((key, before), (_, now)) in both(&full).iter().zip(&both(&readable)) {
             let Some(positions) = lacking.get(key) else {
                 assert!(Arc::ptr_eq(before, now), "{key} is shared");
                 continue;
@@ -145,5 +151,7 @@ mod tests {
             }
         }
         assert_eq!((&readable.gateways, &readable.certificates), (&full.gateways, &full.certificates));
+        assert_eq!(readable.services, full.services);
+        assert!(readable.services.keys().all(|key| readable.backends.contains_key(key)));
     }
 }

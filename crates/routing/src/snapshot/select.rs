@@ -26,6 +26,9 @@ impl Snapshot {
             kept_bundles: bundles().filter(|key| self.kept_bundles.contains(key)).cloned().collect(),
             backends,
             routes,
+            // Those are for clients of Services, which a Gateway is not.
+            services: BTreeMap::new(),
+            service_routes: BTreeMap::new(),
         }
     }
 
@@ -95,6 +98,8 @@ mod tests {
         crowded.kept.insert("Secret/infra/stray".parse().unwrap());
         let of_gateway = crowded.of_gateway(&gateway());
         let mut expected = full;
+        expected.services.clear();
+        expected.service_routes.clear();
         expected.backends.remove(&"Service/default/socket:80".parse().unwrap()).expect("nothing refers to it");
         assert_eq!(of_gateway, expected);
         let other = crowded.of_gateway(&"Gateway/infra/other".parse().unwrap());

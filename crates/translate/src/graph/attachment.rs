@@ -1,4 +1,4 @@
-//! Which routes attach to which listeners.
+//! Which routes attach to which listeners, and what parents there are at all.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -8,17 +8,37 @@ use isthmus_api::{NamespacedName, Objects};
 use isthmus_routing::{Attachment, Hostname, Protocol, RouteKey, RouteKind};
 
 use super::conflict::intersects;
+use super::endpoint::Services;
 use super::gateway::GatewayNode;
 use super::hostname_index::HostnameIndex;
 use super::listener::{self, ListenerNode};
 use super::listener_set::ListenerSetNode;
 use super::route::RouteNode;
+use super::service::{self, ServiceFault, ServiceParentNode};
 
-/// A parentRef to a Gateway of ours, or to a ListenerSet of one.
+/// A parentRef to something of ours.
 #[derive(Debug)]
 pub(crate) struct ParentNode {
     /// As the route has it, defaults included.
     pub(crate) parent_ref: ParentRef,
+    /// What it leads to.
+    pub(crate) parent: Parent,
+    /// Why nothing of it takes the route.
+    pub(crate) fault: Option<AttachmentFault>,
+}
+
+/// What a parentRef leads to. Routing for the two differs here and in what each of them is, and nowhere else.
+#[derive(Debug)]
+pub(crate) enum Parent {
+    /// Listeners of a Gateway of ours, or of a ListenerSet of one.
+    Gateway(GatewayParentNode),
+    /// Ports of a Service, for clients in the mesh.
+    Service(ServiceParentNode),
+}
+
+/// A parentRef to a Gateway of ours, or to a ListenerSet of one.
+#[derive(Debug)]
+pub(crate) struct GatewayParentNode {
     /// The Gateway.
     pub(crate) gateway: NamespacedName,
     /// The ListenerSet, if it is that.
@@ -29,8 +49,22 @@ pub(crate) struct ParentNode {
     pub(crate) lost: Vec<Lost>,
     /// Listeners that take it and send everything to another route.
     pub(crate) shadowed: Vec<Shadowed>,
-    /// Why no listener takes it.
-    pub(crate) fault: Option<AttachmentFault>,
+}
+
+impl Parent {
+    pub(crate) fn gateway(&self) -> Option<&GatewayParentNode> {
+        match self {
+            Self::Gateway(of_gateway) => Some(of_gateway),
+            Self::Service(_) => None,
+        }
+    }
+
+    pub(crate) fn service(&self) -> Option<&ServiceParentNode> {
+        match self {
+            Self::Gateway(_) => None,
+            Self::Service(of_service) => Some(of_service),
+        }
+    }
 }
 
 /// A route on a listener.
@@ -79,6 +113,8 @@ pub(crate) enum AttachmentFault {
     NoHostname(String),
     #[error(transparent)]
     Lost(Lost),
+    #[error(transparent)]
+    Service(ServiceFault),
 }
 
 impl AttachmentFault {
@@ -90,6 +126,7 @@ impl AttachmentFault {
             Self::NoMatchingHostname { .. } => "NoMatchingListenerHostname",
             Self::NoHostname(_) => "UnsupportedValue",
             Self::Lost(_) => "HostnameConflict",
+            Self::Service(fault) => fault.reason(),
         }
     }
 }
@@ -109,17 +146,29 @@ fn protocols(kind: RouteKind) -> &'static str {
 pub(super) struct Parents<'p> {
     pub(super) gateways: &'p BTreeMap<NamespacedName, GatewayNode>,
     pub(super) listener_sets: &'p BTreeMap<NamespacedName, ListenerSetNode>,
+    /// None: nothing attaches to a Service.
+    pub(super) services: Option<&'p Services<'p>>,
 }
 
 impl Parents<'_> {
-    /// The Gateway of ours that a parentRef names, by itself or by a ListenerSet of it.
-    pub(super) fn find(&self, parent: &ParentRef, route_namespace: &str) -> Option<(NamespacedName, Option<NamespacedName>)> {
+    /// What a parentRef of a route of this kind leads to, if it is ours: a Gateway, by itself or by a ListenerSet of it, or a Service,
+    /// whether it exists or not, because nobody else could say that it does not.
+    pub(super) fn find(&self, parent: &ParentRef, kind: RouteKind, route_namespace: &str) -> Option<Parent> {
         let namespace = parent.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(route_namespace);
         let name = NamespacedName::new(namespace, parent.name.as_str());
-        match parent.kind.as_str() {
-            _ if parent.group != GATEWAY_GROUP => None,
-            "Gateway" => self.gateways.contains_key(&name).then_some((name, None)),
-            "ListenerSet" => self.listener_sets.get(&name).map(|set| (set.gateway.clone(), Some(name))),
+        let of_gateway = |gateway, listener_set| {
+            let (claims, lost, shadowed) = (Vec::new(), Vec::new(), Vec::new());
+            Parent::Gateway(GatewayParentNode { gateway, listener_set, claims, lost, shadowed })
+        };
+        match (parent.group.as_str(), parent.kind.as_str()) {
+            (GATEWAY_GROUP, "Gateway") => self.gateways.contains_key(&name).then(|| of_gateway(name, None)),
+            (GATEWAY_GROUP, "ListenerSet") => {
+                self.listener_sets.get(&name).map(|set| of_gateway(set.gateway.clone(), Some(name)))
+            }
+            ("", "Service") if service::takes(kind) => {
+                let node = || ServiceParentNode { service: name, ports: Vec::new(), lost: Vec::new() };
+                self.services.map(|_| Parent::Service(node()))
+            }
             _ => None,
         }
     }
@@ -160,7 +209,7 @@ impl<'a> NamespaceLabels<'a> {
     }
 }
 
-/// Finds the listeners for one parentRef. The state of Gateway and listener is of no matter:
+/// Finds the listeners for one parentRef to a Gateway. The state of Gateway and listener is of no matter:
 ///
 /// > Listener or Route status does not impact
 /// > successful attachment, i.e. the AttachedRoutes field count MUST be set
@@ -168,7 +217,8 @@ impl<'a> NamespaceLabels<'a> {
 /// > to "False".
 pub(super) fn claim(
     route: &RouteNode,
-    node: &ParentNode,
+    parent_ref: &ParentRef,
+    node: &GatewayParentNode,
     known: &Parents<'_>,
     labels: &NamespaceLabels<'_>,
 ) -> Result<Vec<Claim>, AttachmentFault> {
@@ -179,7 +229,7 @@ pub(super) fn claim(
         None => (&node.gateway, format!("Gateway {}", node.gateway), gateway.own_listeners(), 0),
     };
     let every: Vec<_> = listeners.iter().enumerate().map(|(at, listener)| (first + at, listener)).collect();
-    let meant: Vec<_> = every.iter().copied().filter(|(_, listener)| is_meant(&node.parent_ref, listener)).collect();
+    let meant: Vec<_> = every.iter().copied().filter(|(_, listener)| is_meant(parent_ref, listener)).collect();
     if meant.is_empty() {
         let listeners = told(&every, |listener| format!("`{}` on port {}", listener.name, listener.port));
         return Err(AttachmentFault::NoMatchingParent { parent: name, listeners });
@@ -263,7 +313,7 @@ fn claim_hostnames(route: &RouteNode, at: usize, listener: &ListenerNode) -> Opt
 pub(super) fn attach(routes: &mut [RouteNode], gateways: &mut BTreeMap<NamespacedName, GatewayNode>) {
     let mut wanted = BTreeMap::<(NamespacedName, usize), Vec<usize>>::new();
     for (at, route) in routes.iter().enumerate().filter(|(_, route)| !route.is_invalid()) {
-        for parent in &route.parents {
+        for parent in route.gateway_parents() {
             for claim in &parent.claims {
                 let members = wanted.entry((parent.gateway.clone(), claim.listener)).or_default();
                 if members.last() != Some(&at) {
@@ -285,7 +335,7 @@ pub(super) fn attach(routes: &mut [RouteNode], gateways: &mut BTreeMap<Namespace
         }
         for at in members {
             let route = &routes[at];
-            let of_listener = route.parents.iter().filter(|parent| parent.gateway == name).flat_map(|parent| &parent.claims);
+            let of_listener = route.gateway_parents().filter(|parent| parent.gateway == name).flat_map(|parent| &parent.claims);
             if let Some(claim) = of_listener.into_iter().find(|claim| claim.listener == position) {
                 listener.attached.push(Attachment { route: route.key.clone(), hostnames: claim.hostnames.clone() });
             }
@@ -305,7 +355,7 @@ fn losers(routes: &[RouteNode], gateway: &NamespacedName, listener: usize, membe
     let mut losers = Vec::new();
     for at in by_age {
         let route = &routes[at];
-        let claims = route.parents.iter().filter(|parent| parent.gateway == *gateway).flat_map(|parent| &parent.claims);
+        let claims = route.gateway_parents().filter(|parent| parent.gateway == *gateway).flat_map(|parent| &parent.claims);
         let Some(claim) = claims.into_iter().find(|claim| claim.listener == listener) else { continue };
         let (own, other) = match route.key.kind {
             RouteKind::Http => (&mut http, &grpc),
@@ -333,7 +383,7 @@ fn shadowed(routes: &[RouteNode], members: &[usize]) -> Vec<(usize, usize)> {
 }
 
 /// Who comes first of two.
-fn older(a: &RouteNode, b: &RouteNode) -> Ordering {
+pub(super) fn older(a: &RouteNode, b: &RouteNode) -> Ordering {
     a.created.cmp(&b.created).then_with(|| a.key.cmp(&b.key))
 }
 

@@ -71,7 +71,10 @@ impl BackendFault {
 #[derive(Debug)]
 pub(crate) struct Backends<'g, 'a> {
     pub(crate) services: &'g Services<'a>,
-    pub(crate) grants: &'g ReferenceGrants<'a>,
+    /// None: nothing has to be granted, as it is for routes of Services (GEP-1294):
+    ///
+    /// > Routes of either type can send traffic to `backendRefs` in any namespace. Unlike `Gateway` bound routes, this is allowed without a `ReferenceGrant`.
+    pub(crate) grants: Option<&'g ReferenceGrants<'a>>,
     pub(crate) policies: &'g Policies<'a>,
 }
 
@@ -97,7 +100,8 @@ impl Backends<'_, '_> {
         let namespace = backend.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(&route.namespace);
         let name = NamespacedName::new(namespace, backend.name.as_str());
         let from = From { group: GATEWAY_GROUP, kind: route.kind.as_str(), namespace: &route.namespace };
-        if !self.grants.permits(from, To { group: "", kind: "Service", namespace, name: &backend.name }) {
+        let to = To { group: "", kind: "Service", namespace, name: &backend.name };
+        if self.grants.is_some_and(|grants| !grants.permits(from, to)) {
             return Err(BackendFault::NotPermitted { to: name, kind: route.kind, from: route.namespace.clone() });
         }
         let Some(service) = self.services.get(&name) else { return Err(BackendFault::NotFound(name)) };
@@ -218,7 +222,7 @@ mod tests {
         }
         let (services, grants) = (Services::new(&objects), ReferenceGrants::new(&objects));
         let policies = Policies::new(&objects);
-        let backends = Backends { services: &services, grants: &grants, policies: &policies };
+        let backends = Backends { services: &services, grants: Some(&grants), policies: &policies };
         let (http, grpc) = (RouteKind::Http, RouteKind::Grpc);
         let (tls, tcp, udp) = (RouteKind::Tls, RouteKind::Tcp, RouteKind::Udp);
         for (kind, reference, expected) in [
@@ -269,6 +273,16 @@ mod tests {
             let found =
                 backends.resolve(&route, &parsed).map(|key| key.to_string()).unwrap_or_else(|fault| fault.reason().to_owned());
             assert_eq!(found, expected, "{kind} {reference}");
+            let anywhere = Backends { grants: None, ..backends };
+            let found = anywhere.resolve(&route, &parsed).map_err(|fault| fault.reason());
+            let name = reference["name"].as_str().unwrap_or_default();
+            match expected {
+                "RefNotPermitted" if name == "none" => assert_eq!(found, Err("BackendNotFound"), "{kind} {reference}"),
+                "RefNotPermitted" => {
+                    assert_eq!(found.unwrap().to_string(), format!("Service/bank/{name}:80"), "{kind} {reference}");
+                }
+                _ => assert_eq!(found.map_or_else(str::to_owned, |key| key.to_string()), expected, "{kind} {reference}"),
+            }
         }
     }
 }

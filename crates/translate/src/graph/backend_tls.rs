@@ -9,8 +9,11 @@ use isthmus_api::backendtlspolicies::{
 };
 use isthmus_api::shared::GATEWAY_GROUP;
 use isthmus_api::{BackendTlsPolicy, NamespacedName, Objects, Service};
-use isthmus_routing::{BackendTls, BackendValidation, Hostname, Roots, RouteKind, SubjectAltName};
+use isthmus_routing::{
+    BackendKey, BackendTls, BackendValidation, Hostname, Roots, Route, RouteKind, ServiceParent, SubjectAltName,
+};
 
+use super::backend_ref::BackendFault;
 use super::bundle::{Authorities, BundleRef, Bundles};
 use super::endpoint::Services;
 use super::gateway::GatewayNode;
@@ -44,14 +47,22 @@ pub(crate) struct PolicyNode {
     pub(crate) tls: BackendTls,
     /// Targets that are none, whoever uses the others.
     pub(crate) strange: Vec<String>,
-    /// Gateways with a route to one of its targets.
-    pub(crate) ancestors: BTreeMap<NamespacedName, AncestorNode>,
+    /// Where it is of any matter.
+    pub(crate) ancestors: BTreeMap<Ancestor, AncestorNode>,
 }
 
-/// What a policy is for one Gateway.
+/// What has a route to a target of a policy.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ancestor {
+    Gateway(NamespacedName),
+    /// For clients in the mesh. One that is a target itself is its own, because calls that no route takes go to its endpoints.
+    Service(NamespacedName),
+}
+
+/// What a policy is for one ancestor.
 #[derive(Debug, Default)]
 pub(crate) struct AncestorNode {
-    /// What is wrong with targets that routes of the Gateway refer to.
+    /// What is wrong with targets that routes of the ancestor refer to.
     pub(crate) faults: Vec<TargetFault>,
     /// Whether it decides for at least one target.
     pub(crate) decides: bool,
@@ -122,7 +133,7 @@ impl<'a> Policies<'a> {
         named.or_else(|| of(None)).copied()
     }
 
-    /// Judges the policies whose targets routes of these Gateways use; the others are of no matter here, and what they refer to is not read.
+    /// Judges the policies whose targets are used; the others are of no matter here, and what they refer to is not read.
     pub(super) fn resolve(
         &self,
         used: &Used,
@@ -146,14 +157,14 @@ impl<'a> Policies<'a> {
         policy: &BackendTlsPolicy,
         used: &Used,
         services: &Services<'a>,
-    ) -> BTreeMap<NamespacedName, AncestorNode> {
-        let mut ancestors = BTreeMap::<NamespacedName, AncestorNode>::new();
+    ) -> BTreeMap<Ancestor, AncestorNode> {
+        let mut ancestors = BTreeMap::<Ancestor, AncestorNode>::new();
         for target in policy.spec.target_refs.iter().filter(|target| is_service(target)) {
             let service = NamespacedName::new(name.namespace.as_str(), target.name.as_str());
-            let Some(gateways) = used.0.get(&service) else { continue };
+            let Some(users) = used.0.get(&service) else { continue };
             let fault = self.fault(name, &service, section(target), services);
-            for (gateway, matters) in gateways {
-                let ancestor = ancestors.entry(gateway.clone()).or_default();
+            for (user, matters) in users {
+                let ancestor = ancestors.entry(user.clone()).or_default();
                 ancestor.matters |= matters;
                 ancestor.decides |= fault.is_none();
                 ancestor.faults.extend(fault.clone().filter(|fault| !ancestor.faults.contains(fault)));
@@ -192,13 +203,18 @@ impl<'a> Policies<'a> {
     }
 }
 
-/// Services that attached routes refer to, in vain or not, and that policies target: the Gateways of those routes, and whether the Gateway
+/// Services that attached routes refer to, in vain or not, and that policies target: where those routes are attached, and whether the proxy
 /// speaks to the Service itself. Where it passes clients' TLS on as it is, it does not.
 #[derive(Debug, Default)]
-pub(super) struct Used(BTreeMap<NamespacedName, BTreeMap<NamespacedName, bool>>);
+pub(super) struct Used(BTreeMap<NamespacedName, BTreeMap<Ancestor, bool>>);
 
 impl Used {
-    pub(super) fn new(policies: &Policies<'_>, gateways: &BTreeMap<NamespacedName, GatewayNode>, routes: &[RouteNode]) -> Self {
+    pub(super) fn new(
+        policies: &Policies<'_>,
+        gateways: &BTreeMap<NamespacedName, GatewayNode>,
+        services: &BTreeMap<BackendKey, ServiceParent>,
+        routes: &[RouteNode],
+    ) -> Self {
         let mut used = Self::default();
         let by_key: BTreeMap<_, _> = match policies.services.is_empty() {
             true => return used,
@@ -208,20 +224,39 @@ impl Used {
             for listener in &node.listeners {
                 let attached = listener.attached.iter().filter_map(|attachment| by_key.get(&attachment.route));
                 for route in attached.filter(|route| route.key.kind != RouteKind::Udp) {
-                    used.add(policies, gateway, !listener.passthrough, route);
+                    let ancestor = Ancestor::Gateway(gateway.clone());
+                    used.add(policies, &ancestor, !listener.passthrough, &route.route, &route.unresolved);
                 }
+            }
+        }
+        for (key, parent) in services {
+            let ancestor = Ancestor::Service(NamespacedName::new(key.namespace.as_str(), key.name.as_str()));
+            used.add_one(policies, &ancestor, true, (&key.namespace, &key.name));
+            for route in parent.attachments().filter_map(|attachment| by_key.get(&attachment.route)) {
+                used.add(policies, &ancestor, true, route.service_route(), route.service_unresolved());
             }
         }
         used
     }
 
-    fn add(&mut self, policies: &Policies<'_>, gateway: &NamespacedName, matters: bool, route: &RouteNode) {
-        let found = route.route.backend_keys().map(|key| (key.namespace.as_str(), key.name.as_str()));
-        let in_vain = route.unresolved.iter().filter_map(|(_, fault)| fault.service());
+    fn add(
+        &mut self,
+        policies: &Policies<'_>,
+        ancestor: &Ancestor,
+        matters: bool,
+        route: &Route,
+        unresolved: &[(usize, BackendFault)],
+    ) {
+        let found = route.backend_keys().map(|key| (key.namespace.as_str(), key.name.as_str()));
+        let in_vain = unresolved.iter().filter_map(|(_, fault)| fault.service());
         let in_vain = in_vain.map(|service| (service.namespace.as_str(), service.name.as_str()));
-        for (namespace, name) in found.chain(in_vain).filter(|service| policies.services.contains(service)) {
-            let gateways = self.0.entry(NamespacedName::new(namespace, name)).or_default();
-            *gateways.entry(gateway.clone()).or_default() |= matters;
+        found.chain(in_vain).for_each(|service| self.add_one(policies, ancestor, matters, service));
+    }
+
+    fn add_one(&mut self, policies: &Policies<'_>, ancestor: &Ancestor, matters: bool, service: (&str, &str)) {
+        if policies.services.contains(&service) {
+            let users = self.0.entry(NamespacedName::new(service.0, service.1)).or_default();
+            *users.entry(ancestor.clone()).or_default() |= matters;
         }
     }
 }
@@ -229,7 +264,7 @@ impl Used {
 fn judge(
     policy: &BackendTlsPolicy,
     owner: From<'_>,
-    ancestors: BTreeMap<NamespacedName, AncestorNode>,
+    ancestors: BTreeMap<Ancestor, AncestorNode>,
     bundles: &mut Bundles<'_, '_>,
 ) -> PolicyNode {
     let validation = &policy.spec.validation;

@@ -39,6 +39,11 @@ impl<'a> Services<'a> {
         self.services.get(name).filter(|_| is_nameable(name)).map(|service| &**service)
     }
 
+    /// Every Service that can be named.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'a NamespacedName, &'a Service)> {
+        self.services.iter().filter(|(name, _)| is_nameable(name)).map(|(name, service)| (name, &**service))
+    }
+
     /// The backend of a port that was found before; without the Service or the port it has no endpoints.
     ///
     /// `encrypted` says whether there is a BackendTLSPolicy.
@@ -128,7 +133,7 @@ fn port_numbers<'s>(slice: &'s EndpointSlice, port: &'s ServicePort, transport: 
 }
 
 /// Whether a port of a Service or a slice is of this transport; TCP by default, as the API has it.
-fn is_of(protocol: Option<&str>, transport: Transport) -> bool {
+pub(super) fn is_of(protocol: Option<&str>, transport: Transport) -> bool {
     protocol.filter(|protocol| !protocol.is_empty()).unwrap_or("TCP") == transport.as_str()
 }
 

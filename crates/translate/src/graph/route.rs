@@ -7,12 +7,12 @@ use isthmus_api::shared::RouteView;
 use isthmus_api::{Kind, NamespacedName};
 use isthmus_routing::{Hostname, Route, RouteKey, RouteKind};
 
-use super::attachment::{AttachmentFault, Lost, ParentNode, Parents, Shadowed};
+use super::attachment::{AttachmentFault, GatewayParentNode, Lost, Parent, ParentNode, Parents, Shadowed};
 use super::backend_ref::{BackendFault, Backends};
 use crate::Edition;
 use crate::route::{self, RuleFault};
 
-/// A route whose parentRefs name a Gateway of ours, or a ListenerSet of one.
+/// A route with parentRefs to something of ours.
 #[derive(Debug)]
 pub(crate) struct RouteNode {
     pub(crate) key: RouteKey,
@@ -24,17 +24,49 @@ pub(crate) struct RouteNode {
     pub(crate) hostnames: Vec<Hostname>,
     /// What is wrong with each of the others.
     pub(crate) bad_hostnames: Vec<String>,
-    /// What is served of it.
+    /// What listeners serve of it.
     pub(crate) route: Arc<Route>,
     /// Rules that cannot be carried out, by position.
     pub(crate) faults: BTreeMap<usize, RuleFault>,
     /// What rules refer to in vain, with the rule's position.
     pub(crate) unresolved: Vec<(usize, BackendFault)>,
+    /// Where that is something else for Services, because there nothing has to be granted.
+    of_services: Option<Reading>,
     /// One for each parentRef that is ours, in the order of the object.
     pub(crate) parents: Vec<ParentNode>,
 }
 
+/// A route as it is for one kind of parent.
+#[derive(Debug)]
+struct Reading {
+    route: Arc<Route>,
+    unresolved: Vec<(usize, BackendFault)>,
+}
+
 impl RouteNode {
+    /// What Services serve of it.
+    pub(crate) fn service_route(&self) -> &Arc<Route> {
+        self.of_services.as_ref().map_or(&self.route, |reading| &reading.route)
+    }
+
+    /// What rules refer to in vain, as a parent sees it.
+    pub(crate) fn unresolved(&self, parent: &Parent) -> &[(usize, BackendFault)] {
+        match parent {
+            Parent::Gateway(_) => &self.unresolved,
+            Parent::Service(_) => self.service_unresolved(),
+        }
+    }
+
+    /// The same, as Services see it.
+    pub(super) fn service_unresolved(&self) -> &[(usize, BackendFault)] {
+        self.of_services.as_ref().map_or(&self.unresolved, |reading| &reading.unresolved)
+    }
+
+    /// Its parents that are Gateways.
+    pub(super) fn gateway_parents(&self) -> impl Iterator<Item = &GatewayParentNode> {
+        self.parents.iter().filter_map(|node| node.parent.gateway())
+    }
+
     /// Whether no rule of it can be carried out.
     pub(crate) fn is_invalid(&self) -> bool {
         !self.faults.is_empty() && self.faults.len() == self.route.rules.len()
@@ -47,24 +79,27 @@ impl RouteNode {
 
     /// Takes a listener from it.
     pub(super) fn lose(&mut self, gateway: &NamespacedName, listener: usize, lost: &Lost) {
-        for parent in self.parents.iter_mut().filter(|parent| parent.gateway == *gateway) {
+        for node in &mut self.parents {
+            let Parent::Gateway(parent) = &mut node.parent else { continue };
             let before = parent.claims.len();
-            parent.claims.retain(|claim| claim.listener != listener);
+            parent.claims.retain(|claim| parent.gateway != *gateway || claim.listener != listener);
             if parent.claims.len() == before {
                 continue;
             }
             parent.lost.push(lost.clone());
             if parent.claims.is_empty() {
-                parent.fault = Some(AttachmentFault::Lost(lost.clone()));
+                node.fault = Some(AttachmentFault::Lost(lost.clone()));
             }
         }
     }
 
     /// Notes that it gets nothing of a listener.
     pub(super) fn shadow(&mut self, gateway: &NamespacedName, listener: usize, shadow: &Shadowed) {
-        let parents = self.parents.iter_mut().filter(|parent| parent.gateway == *gateway);
-        for parent in parents.filter(|parent| parent.claims.iter().any(|claim| claim.listener == listener)) {
-            parent.shadowed.push(shadow.clone());
+        for node in &mut self.parents {
+            let Parent::Gateway(parent) = &mut node.parent else { continue };
+            if parent.gateway == *gateway && parent.claims.iter().any(|claim| claim.listener == listener) {
+                parent.shadowed.push(shadow.clone());
+            }
         }
     }
 }
@@ -72,20 +107,28 @@ impl RouteNode {
 /// Reads one route; none if no parent of it is ours.
 pub(super) fn read(view: &RouteView<'_>, known: &Parents<'_>, backends: &Backends<'_, '_>) -> Option<RouteNode> {
     let NamespacedName { namespace, name } = view.namespaced_name();
-    let parents = parents(view, &namespace, known);
+    let kind = kind(view.kind)?;
+    let parents = parents(view, kind, &namespace, known);
     if parents.is_empty() {
         return None;
     }
-    let kind = kind(view.kind)?;
     let key = RouteKey { namespace, name, kind };
     let created = view.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
-    let (mut rules, mut faults, mut unresolved) = (Vec::with_capacity(view.rules.len()), BTreeMap::new(), Vec::new());
-    for (at, rule) in view.rules.iter().enumerate() {
-        let node = route::rule(&key, rule, backends);
-        rules.push(node.rule);
-        faults.extend(node.fault.map(|fault| (at, fault)));
-        unresolved.extend(node.unresolved.into_iter().map(|fault| (at, fault)));
-    }
+    let read = |backends: &Backends<'_, '_>| {
+        let (mut rules, mut faults, mut unresolved) = (Vec::with_capacity(view.rules.len()), BTreeMap::new(), Vec::new());
+        for (at, rule) in view.rules.iter().enumerate() {
+            let node = route::rule(&key, rule, backends);
+            rules.push(node.rule);
+            faults.extend(node.fault.map(|fault| (at, fault)));
+            unresolved.extend(node.unresolved.into_iter().map(|fault| (at, fault)));
+        }
+        (faults, Reading { route: Arc::new(Route { created, rules }), unresolved })
+    };
+    let (faults, Reading { route, unresolved }) = read(backends);
+    // What is the same is shared: it differs by permissions alone, and what is wrong with a rule is not a matter of them.
+    let lacks_permission = unresolved.iter().any(|(_, fault)| matches!(fault, BackendFault::NotPermitted { .. }));
+    let has_services = parents.iter().any(|node| node.parent.service().is_some());
+    let of_services = (lacks_permission && has_services).then(|| read(&Backends { grants: None, ..*backends }).1);
     let (hostnames, bad_hostnames) = hostnames(view.hostnames);
     Some(RouteNode {
         key,
@@ -94,9 +137,10 @@ pub(super) fn read(view: &RouteView<'_>, known: &Parents<'_>, backends: &Backend
         created,
         hostnames,
         bad_hostnames,
-        route: Arc::new(Route { created, rules }),
+        route,
         faults,
         unresolved,
+        of_services,
         parents,
     })
 }
@@ -110,20 +154,12 @@ fn kind(kind: Kind) -> Option<RouteKind> {
 /// > of this API will not be added to this list. Implementations of this API
 /// > can only populate Route status for the Gateways/parent resources they are
 /// > responsible for.
-fn parents(view: &RouteView<'_>, namespace: &str, known: &Parents<'_>) -> Vec<ParentNode> {
+fn parents(view: &RouteView<'_>, kind: RouteKind, namespace: &str, known: &Parents<'_>) -> Vec<ParentNode> {
     let mut parents = Vec::<ParentNode>::new();
     for parent_ref in &view.parent_refs {
-        let Some((gateway, listener_set)) = known.find(parent_ref, namespace) else { continue };
+        let Some(parent) = known.find(parent_ref, kind, namespace) else { continue };
         if !parents.iter().any(|parent| parent.parent_ref == *parent_ref) {
-            parents.push(ParentNode {
-                parent_ref: parent_ref.clone(),
-                gateway,
-                listener_set,
-                claims: Vec::new(),
-                lost: Vec::new(),
-                shadowed: Vec::new(),
-                fault: None,
-            });
+            parents.push(ParentNode { parent_ref: parent_ref.clone(), parent, fault: None });
         }
     }
     parents

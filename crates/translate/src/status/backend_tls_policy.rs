@@ -5,7 +5,7 @@ use isthmus_api::status::{PolicyAncestorStatus, PolicyStatus};
 
 use super::{Verdict, listed};
 use crate::CONTROLLER_NAME;
-use crate::graph::backend_tls::{AncestorNode, PolicyNode, TargetFault};
+use crate::graph::backend_tls::{Ancestor, AncestorNode, PolicyNode, TargetFault};
 use crate::graph::bundle::BundleFault;
 
 /// > A maximum of 16 ancestors will be represented in this list.
@@ -15,16 +15,11 @@ const ANCESTORS: usize = 16;
 /// > used as a backend in a HTTPRoute that is itself attached to a Gateway.
 /// > In this case, the relevant object for status is the Gateway, and that is the
 /// > ancestor object referred to in this status.
+///
+/// Where the route is attached to a Service, it is that Service.
 pub(super) fn status(node: &PolicyNode) -> PolicyStatus {
-    let ancestors = node.ancestors.iter().take(ANCESTORS).map(|(gateway, ancestor)| PolicyAncestorStatus {
-        ancestor_ref: ParentRef {
-            group: GATEWAY_GROUP.to_owned(),
-            kind: "Gateway".to_owned(),
-            namespace: Some(gateway.namespace.clone()),
-            name: gateway.name.clone(),
-            section_name: None,
-            port: None,
-        },
+    let ancestors = node.ancestors.iter().take(ANCESTORS).map(|(is, ancestor)| PolicyAncestorStatus {
+        ancestor_ref: ancestor_ref(is),
         controller_name: CONTROLLER_NAME.to_owned(),
         conditions: vec![
             accepted(node, ancestor).condition("Accepted", node.generation),
@@ -32,6 +27,21 @@ pub(super) fn status(node: &PolicyNode) -> PolicyStatus {
         ],
     });
     PolicyStatus { ancestors: ancestors.collect() }
+}
+
+fn ancestor_ref(ancestor: &Ancestor) -> ParentRef {
+    let (group, kind, name) = match ancestor {
+        Ancestor::Gateway(name) => (GATEWAY_GROUP, "Gateway", name),
+        Ancestor::Service(name) => ("", "Service", name),
+    };
+    ParentRef {
+        group: group.to_owned(),
+        kind: kind.to_owned(),
+        namespace: Some(name.namespace.clone()),
+        name: name.name.clone(),
+        section_name: None,
+        port: None,
+    }
 }
 
 /// > For any BackendTLSPolicy that does not take precedence, the
@@ -78,8 +88,11 @@ mod tests {
     use isthmus_routing::{BackendTls, Roots};
     use serde_json::{Value, json};
 
-    use crate::Translation;
-    use crate::testing::{authority, bundle, edge, gateway_with, object, plain_listener, route, shown, translated};
+    use crate::testing::{
+        authority, base, bundle, edge, gateway_with, mesh_options, object, objects, options, plain_listener, route, shown,
+        translated,
+    };
+    use crate::{Translation, translate};
 
     /// A policy of generation 4, created in this second, with these fields of `validation` besides a hostname.
     fn policy(name: &str, second: u32, targets: &Value, validation: &Value) -> Value {
@@ -144,6 +157,47 @@ mod tests {
                 }
             }
         })
+    }
+
+    #[test]
+    fn in_the_mesh_the_service_with_the_route_is_the_ancestor_and_a_service_without_one_its_own() {
+        let service = |name: &str| object("v1", "Service", "shop", name, json!({}), json!({"ports": [{"port": 443}]}));
+        let to_back = json!([{"backendRefs": [{"name": "back", "port": 443}]}]);
+        let route_of = |name: &str, parent: Value| route("HTTPRoute", name, json!({"parentRefs": [parent], "rules": to_back}));
+        let list = [
+            gateway_with(json!({"gatewayClassName": "isthmus", "listeners": plain_listener()})),
+            service("back"),
+            service("front"),
+            bundle("shop", "ca", Some(&authority())),
+            policy("p", 0, &json!([target("back", None)]), &by("ca")),
+        ];
+        let with = |routes: &[Value], options: &crate::Options| {
+            let translation = translate(&objects(base().into_iter().chain(list.clone()).chain(routes.to_vec())), options);
+            let status = translation.statuses.backend_tls_policies.get(&NamespacedName::new("shop", "p"));
+            let ancestors = status.map_or(&[][..], |status| &status.ancestors).iter().map(|ancestor| {
+                assert_eq!(shown(&ancestor.conditions, 4).join(" "), GOOD);
+                format!("{}/{}", ancestor.ancestor_ref.kind, ancestor.ancestor_ref.name)
+            });
+            let tls =
+                translation.snapshot.backends.get(&"Service/shop/back:443".parse().unwrap()).map(|backend| backend.tls.clone());
+            (ancestors.collect::<Vec<_>>(), tls)
+        };
+        let of_front = route_of("s", json!({"group": "", "kind": "Service", "name": "front"}));
+        let of_edge = route_of("g", json!({"name": "edge"}));
+        let both = [of_front.clone(), of_edge];
+        for (routes, options, expected) in [
+            (&both[..0], options(), &[][..]),
+            (&both[..1], options(), &[]),
+            (&both, options(), &["Gateway/edge"]),
+            (&both[..0], mesh_options(), &["Service/back"]),
+            (&both[..1], mesh_options(), &["Service/back", "Service/front"]),
+            (&both, mesh_options(), &["Gateway/edge", "Service/back", "Service/front"]),
+        ] {
+            let (ancestors, tls) = with(routes, &options);
+            assert_eq!(ancestors, expected);
+            assert_eq!(tls.is_some(), !expected.is_empty(), "{expected:?}");
+            assert!(tls.is_none_or(|tls| matches!(tls, Some(BackendTls::Verified(_)))), "{expected:?}");
+        }
     }
 
     const GOOD: &str = "Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs";

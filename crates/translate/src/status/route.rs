@@ -5,7 +5,7 @@ use isthmus_routing::GatewayKey;
 
 use super::{Verdict, listed};
 use crate::graph::route::RouteNode;
-use crate::graph::{Graph, ParentNode};
+use crate::graph::{Graph, Parent, ParentNode};
 use crate::{CONTROLLER_NAME, Proof};
 
 /// The condition that says whether proxies serve a route.
@@ -14,16 +14,17 @@ const PROGRAMMED: &str = "isthmus.dev/Programmed";
 /// > * Implementations MUST treat each `parentRef`` in the Route separately and
 /// >   update its status based on the relationship with that parent.
 ///
-/// [`PROGRAMMED`] is there where proxies are asked.
+/// [`PROGRAMMED`] is there where proxies are asked, which so far are those of Gateways.
 pub(super) fn status(node: &RouteNode, graph: &Graph<'_>) -> RouteStatus {
     let parents = node.parents.iter().map(|parent| {
         let mut conditions = vec![
             accepted(node, parent).condition("Accepted", node.generation),
-            resolved_refs(node).condition("ResolvedRefs", node.generation),
+            resolved_refs(node, parent).condition("ResolvedRefs", node.generation),
         ];
         conditions.extend(partially_invalid(node, parent).map(|verdict| verdict.condition("PartiallyInvalid", node.generation)));
-        let key = GatewayKey { namespace: parent.gateway.namespace.clone(), name: parent.gateway.name.clone() };
-        let programmed = graph.proof(&key).map(|proof| programmed(node, &conditions[0], &proof));
+        let gateway = parent.parent.gateway().map(|parent| &parent.gateway);
+        let key = gateway.map(|name| GatewayKey { namespace: name.namespace.clone(), name: name.name.clone() });
+        let programmed = key.and_then(|key| graph.proof(&key)).map(|proof| programmed(node, &conditions[0], &proof));
         conditions.extend(programmed.map(|verdict| verdict.condition(PROGRAMMED, node.generation)));
         RouteParentStatus { parent_ref: parent.parent_ref.clone(), controller_name: CONTROLLER_NAME.to_owned(), conditions }
     });
@@ -39,17 +40,32 @@ fn accepted(node: &RouteNode, parent: &ParentNode) -> Verdict {
     if let Some(first) = node.faults.values().next().filter(|_| node.is_invalid()) {
         return Verdict::no(first.reason(), rules(node));
     }
-    let ignored = node.bad_hostnames.iter().map(|fault| format!("a hostname is ignored: {fault}"));
-    let lost = parent.lost.iter().map(ToString::to_string).chain(parent.shadowed.iter().map(ToString::to_string));
-    let notes: Vec<String> = lost.chain(ignored).collect();
+    let notes: Vec<String> = match &parent.parent {
+        Parent::Gateway(parent) => {
+            let ignored = node.bad_hostnames.iter().map(|fault| format!("a hostname is ignored: {fault}"));
+            let lost = parent.lost.iter().map(ToString::to_string).chain(parent.shadowed.iter().map(ToString::to_string));
+            lost.chain(ignored).collect()
+        }
+        Parent::Service(parent) => {
+            let has_hostnames = !node.hostnames.is_empty() || !node.bad_hostnames.is_empty();
+            let ignored = has_hostnames.then(|| NO_HOSTNAMES.to_owned());
+            parent.lost.iter().map(ToString::to_string).chain(ignored).collect()
+        }
+    };
     Verdict::yes("Accepted").with(listed(notes.into_iter()))
 }
 
+/// GEP-1294:
+///
+/// > GAMMA implementations SHOULD NOT infer any functionality from the `hostnames` field on `xRoute`s
+const NO_HOSTNAMES: &str = "`hostnames` have no effect on a Service, whose clients are known by the address they call; remove them if the route has no other parent";
+
 /// The first fault in the order of the object gives the reason.
-fn resolved_refs(node: &RouteNode) -> Verdict {
-    match node.unresolved.first() {
+fn resolved_refs(node: &RouteNode, parent: &ParentNode) -> Verdict {
+    let unresolved = node.unresolved(&parent.parent);
+    match unresolved.first() {
         Some((_, first)) => {
-            Verdict::no(first.reason(), listed(node.unresolved.iter().map(|(rule, fault)| format!("rules[{rule}]: {fault}"))))
+            Verdict::no(first.reason(), listed(unresolved.iter().map(|(rule, fault)| format!("rules[{rule}]: {fault}"))))
         }
         None => Verdict::yes("ResolvedRefs"),
     }

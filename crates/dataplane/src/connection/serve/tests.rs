@@ -96,7 +96,7 @@ async fn connect_within(limits: Limits) -> Fixture {
     let (socket, peer) = listener.accept().await.expect("connected");
     let (closing, signals) = Closing::new();
     let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free");
-    let guard = telemetry.port(&gateway(), 80).accepted();
+    let guard = telemetry.port(&crate::config::Owner::Gateway(gateway()), 80).accepted();
     let state = (signals.clone(), Arc::new(Readiness::default()));
     let connection = Arc::new(Connection::new(
         Addresses { local: address, peer, destination: address },

@@ -34,7 +34,7 @@ fn tls(server_name: &str) -> TlsInfo {
 }
 
 fn outcome(port: Option<&Arc<Port>>, tls: Option<&TlsInfo>, host: &str) -> Result<String, u16> {
-    listener(port, tls, host).map(|listener| listener.name().to_owned()).map_err(|reply| reply.code())
+    parent(port, tls, host).map(|parent| parent.source().name().to_owned()).map_err(|reply| reply.code())
 }
 
 /// The pairs of `HTTPRouteHTTPSListenerDetectMisdirectedRequests`. Where it expects 404, the listener `https` is the right one and no

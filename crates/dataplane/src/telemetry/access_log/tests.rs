@@ -64,7 +64,7 @@ fn a_routed_request_has_every_key() {
     let mut record = record();
     let version = Snapshot::default().version();
     record.rule = Some(RuleMetrics::new(&listener, &route, 0, &rule));
-    record.listener = Some(listener);
+    record.parent = Some(listener);
     record.backend = Some(0);
     record.endpoint = Some(([10, 0, 0, 7], 3000).into());
     record.flags = Flags::UPSTREAM_CONNECTION_FAILURE | Flags::RETRY_LIMIT;
@@ -152,6 +152,28 @@ fn hostile_bytes_stay_inside_their_string() {
         let back: String = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} for byte {byte}"));
         assert_eq!(back, String::from_utf8_lossy(&[b'<', byte, b'>']), "byte {byte}");
         assert!(!quoted.contains(&b'\n'));
+    }
+}
+
+#[test]
+fn a_request_to_a_service_names_it_in_place_of_gateway_and_listener() {
+    let metrics = Metrics::default();
+    let request = parts(http::Request::get("/"));
+    let service: BackendKey = "Service/shop/cart:80".parse().expect("a key");
+    let parent = metrics.series.service(&service);
+    let mut record = record();
+    record.parent = Some(parent.clone());
+    let unrouted = line(&record, &exchange(&request));
+    record.rule = Some(RuleMetrics::direct(&parent, &service));
+    record.backend = Some(0);
+    let direct = line(&record, &exchange(&request));
+    for (line, backend) in [(unrouted, Value::Null), (direct, json!("Service/shop/cart:80"))] {
+        assert_eq!(line["service"], json!("Service/shop/cart:80"));
+        assert!(line.get("gateway").is_none() && line.get("listener").is_none(), "{line}");
+        assert_eq!(
+            ["route", "rule", "backend"].map(|key| line.get(key)),
+            [Some(&Value::Null), Some(&Value::Null), Some(&backend)]
+        );
     }
 }
 

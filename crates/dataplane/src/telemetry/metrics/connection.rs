@@ -1,27 +1,28 @@
-//! Connections, by the port of the Gateway that took them: which listener a connection belongs to is known only after its TLS name or
+//! Connections, by the port of the Gateway or Service that took them: which listener a connection belongs to is known only after its TLS name or
 //! its first request.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use isthmus_routing::GatewayKey;
 use prometheus::proto::{MetricFamily, MetricType};
 
+use super::series::SERVICE;
 use super::tracked::Tracked;
 use super::udp::{self, UdpMetrics};
 use super::{counter, family, gauge, labels};
+use crate::config::Owner;
 
 /// The connections of every port.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
-    ports: Tracked<(GatewayKey, u16), PortMetrics>,
+    ports: Tracked<(Owner, u16), PortMetrics>,
 }
 
-/// The connections of one port of a Gateway.
+/// The connections of one port.
 #[derive(Debug)]
 pub(crate) struct PortMetrics {
-    gateway: GatewayKey,
+    owner: Owner,
     port: u16,
     accepted: AtomicU64,
     active: AtomicU64,
@@ -125,9 +126,9 @@ impl ConnectionFault {
 }
 
 impl Connections {
-    pub(crate) fn port(&self, gateway: &GatewayKey, port: u16) -> Arc<PortMetrics> {
-        let key = (gateway.clone(), port);
-        self.ports.get_or_insert(&key, || (key.clone(), PortMetrics::new(gateway.clone(), port)))
+    pub(crate) fn port(&self, owner: &Owner, port: u16) -> Arc<PortMetrics> {
+        let key = (owner.clone(), port);
+        self.ports.get_or_insert(&key, || (key.clone(), PortMetrics::new(owner.clone(), port)))
     }
 
     pub(super) fn sweep(&self, now: Instant) {
@@ -145,11 +146,15 @@ impl Connections {
         let mut datagrams = udp::Families::new();
         self.ports.each(|port| {
             let number = port.port.to_string();
+            let (direction, kind, namespace, name) = match &port.owner {
+                Owner::Gateway(key) => ("inbound", "Gateway", &key.namespace, &key.name),
+                Owner::Service(key) => ("outbound", SERVICE, &key.namespace, &key.name),
+            };
             let names = [
-                ("direction", "inbound"),
-                ("parent_kind", "Gateway"),
-                ("parent_namespace", port.gateway.namespace.as_str()),
-                ("parent_name", port.gateway.name.as_str()),
+                ("direction", direction),
+                ("parent_kind", kind),
+                ("parent_namespace", namespace.as_str()),
+                ("parent_name", name.as_str()),
                 ("port", number.as_str()),
             ];
             if let Some(udp) = port.udp.get() {
@@ -168,9 +173,9 @@ impl Connections {
 }
 
 impl PortMetrics {
-    fn new(gateway: GatewayKey, port: u16) -> Self {
+    fn new(owner: Owner, port: u16) -> Self {
         Self {
-            gateway,
+            owner,
             port,
             accepted: AtomicU64::new(0),
             active: AtomicU64::new(0),
@@ -217,9 +222,10 @@ mod tests {
     #[test]
     fn connections_are_counted_by_port_and_faults_by_reason() {
         let connections = Connections::default();
-        let gateway = GatewayKey { namespace: "infra".to_owned(), name: "edge".to_owned() };
-        let port = connections.port(&gateway, 443);
-        let first = connections.port(&gateway, 443).accepted();
+        let edge = Owner::Gateway("Gateway/infra/edge".parse().expect("a key"));
+        let port = connections.port(&edge, 443);
+        let first = connections.port(&edge, 443).accepted();
+        let cart = connections.port(&Owner::Service("Service/shop/cart:80".parse().expect("a key")), 80).accepted();
         let second = port.accepted();
         second.port().fault(ConnectionFault::HeaderTimeout);
         drop(second);
@@ -237,10 +243,12 @@ mod tests {
             format!("isthmus_connections_active{{{on}}} 1"),
             format!(r#"isthmus_connection_faults_total{{{on},reason="header_timeout"}} 1"#),
             format!(r#"isthmus_connection_faults_total{{{on},reason="limit"}} 0"#),
+            r#"isthmus_connections_active{direction="outbound",parent_kind="Service",parent_namespace="shop",parent_name="cart",port="80"} 1"#
+                .to_owned(),
         ] {
             assert!(text.lines().any(|found| found == line), "no `{line}` in:\n{text}");
         }
-        drop(first);
+        drop((first, cart));
         assert_eq!(port.active.load(Relaxed), 0);
     }
 }

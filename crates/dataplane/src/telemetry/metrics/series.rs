@@ -1,9 +1,9 @@
-//! Series of requests: listener -> route -> rule and backend -> code. A configuration holds a [`RuleMetrics`] for each rule on each
-//! listener; a request adds to it through plain pointers.
+//! Series of requests: parent -> route -> rule and backend -> code. A configuration holds a [`RuleMetrics`] for each rule on each
+//! parent; a request adds to it through plain pointers.
 //!
 //! The labels say where a request was routed in words that a sidecar can use as well: `direction` is `inbound` for traffic that comes to
 //! the workload or Gateway that the proxy stands before, `outbound` for what a sidecar sends for its workload; the parent is what
-//! a route's parentRef names (a Gateway with a listener as its section, later a Service with a port).
+//! a route's parentRef names: a Gateway with a listener as its section, or a Service with a port.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -18,6 +18,9 @@ use super::tracked::Tracked;
 use super::{counter, family, labels};
 use crate::telemetry::{Exchange, RequestRecord};
 
+/// How labels spell a Service.
+pub(crate) const SERVICE: &str = "Service";
+
 /// Every series of requests.
 #[derive(Debug)]
 pub(crate) struct Series {
@@ -31,13 +34,13 @@ pub(crate) struct Series {
 pub(crate) struct Parent {
     /// `inbound` or `outbound`.
     pub(crate) direction: &'static str,
-    /// `Gateway`; empty: no parent took the request.
+    /// `Gateway` or `Service`; empty: no parent took the request.
     pub(crate) kind: &'static str,
     /// Its namespace.
     pub(crate) namespace: String,
     /// Its name.
     pub(crate) name: String,
-    /// The listener's name.
+    /// The listener's name, or the Service's port.
     pub(crate) section: String,
 }
 
@@ -46,9 +49,10 @@ pub(crate) struct Parent {
 pub(crate) struct ParentMetrics {
     parent: Parent,
     routes: Tracked<Arc<RouteKey>, RouteMetrics>,
-    unrouted: Figures,
-    unrouted_codes: Codes,
-    unrouted_streams: OnceLock<Box<StreamMetrics>>,
+    /// Requests that no route took: none matched, or a Service has none.
+    routeless: Arc<RouteMetrics>,
+    /// Those of them that went nowhere.
+    unrouted: Arc<BackendMetrics>,
 }
 
 /// Requests of one rule on one parent.
@@ -68,7 +72,8 @@ pub(crate) struct RuleMetrics {
 /// Requests of one route on one parent.
 #[derive(Debug)]
 struct RouteMetrics {
-    key: Arc<RouteKey>,
+    /// None: those of no route.
+    key: Option<Arc<RouteKey>>,
     /// Made when the first request comes: of many thousand routes most are idle.
     figures: OnceLock<Box<Figures>>,
     backends: Tracked<BackendSeries, BackendMetrics>,
@@ -103,14 +108,27 @@ struct Figures {
 
 impl Series {
     pub(crate) fn listener(&self, gateway: &GatewayKey, name: &str) -> Arc<ParentMetrics> {
-        let parent = Parent {
+        self.parent(&Parent {
             direction: "inbound",
             kind: "Gateway",
             namespace: gateway.namespace.clone(),
             name: gateway.name.clone(),
             section: name.to_owned(),
-        };
-        self.parents.get_or_insert(&parent, || (parent.clone(), ParentMetrics::new(parent.clone())))
+        })
+    }
+
+    pub(crate) fn service(&self, service: &BackendKey) -> Arc<ParentMetrics> {
+        self.parent(&Parent {
+            direction: "outbound",
+            kind: SERVICE,
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+            section: service.port.to_string(),
+        })
+    }
+
+    fn parent(&self, parent: &Parent) -> Arc<ParentMetrics> {
+        self.parents.get_or_insert(parent, || (parent.clone(), ParentMetrics::new(parent.clone())))
     }
 
     /// Forgets what nothing refers to for some time.
@@ -118,6 +136,7 @@ impl Series {
         // From the leaves to the root: what holds a leaf also holds its branch.
         self.parents.each(|parent| {
             parent.routes.each(|route| route.backends.sweep(now));
+            parent.routeless.backends.sweep(now);
             parent.routes.sweep(now);
         });
         self.parents.sweep(now);
@@ -142,13 +161,9 @@ impl Default for Series {
 
 impl ParentMetrics {
     fn new(parent: Parent) -> Self {
-        Self {
-            parent,
-            routes: Tracked::default(),
-            unrouted: Figures::default(),
-            unrouted_codes: Codes::default(),
-            unrouted_streams: OnceLock::new(),
-        }
+        let routeless = Arc::new(RouteMetrics::new(None));
+        let unrouted = routeless.backend(&Arc::from(""), None);
+        Self { parent, routes: Tracked::default(), routeless, unrouted }
     }
 
     /// Its names.
@@ -158,41 +173,34 @@ impl ParentMetrics {
 
     /// Counts a request that no rule took.
     pub(crate) fn count_unrouted(&self, exchange: &Exchange<'_>, duration: Duration) {
-        self.unrouted_codes.add(exchange.code);
-        self.unrouted.add(exchange, duration, (0, 0));
+        self.unrouted.codes.get_or_init(Box::default).add(exchange.code);
+        self.routeless.figures.get_or_init(Box::default).add(exchange, duration, (0, 0));
     }
 
     /// What counts its connections that no rule took.
     pub(crate) fn unrouted_streams(&self) -> &StreamMetrics {
-        self.unrouted_streams.get_or_init(Box::default)
+        self.unrouted.streams.get_or_init(Box::default)
     }
 
     fn show(&self, families: &mut Families) {
-        let mut unrouted = false;
-        self.unrouted_codes.each(|code, count| {
-            unrouted = true;
-            families.requests.push(counter(self.backend_labels(None, "", None, code), count));
-        });
-        if unrouted {
-            families.route(&self.unrouted, &self.route_labels(None));
+        self.show_route(&self.routeless, families);
+        self.routes.each(|route| self.show_route(route, families));
+    }
+
+    fn show_route(&self, route: &RouteMetrics, families: &mut Families) {
+        let key = route.key.as_deref();
+        if let Some(figures) = route.figures.get() {
+            families.route(figures, &self.route_labels(key));
         }
-        if let Some(streams) = self.unrouted_streams.get() {
-            families.streams.add(&self.target_labels(None, "", None), streams);
-        }
-        self.routes.each(|route| {
-            if let Some(figures) = route.figures.get() {
-                families.route(figures, &self.route_labels(Some(&route.key)));
+        route.backends.each(|series| {
+            let BackendSeries { rule, backend } = &series.names;
+            if let Some(streams) = series.streams.get() {
+                families.streams.add(&self.target_labels(key, rule, backend.as_deref()), streams);
             }
-            route.backends.each(|series| {
-                let BackendSeries { rule, backend } = &series.names;
-                if let Some(streams) = series.streams.get() {
-                    families.streams.add(&self.target_labels(Some(&route.key), rule, backend.as_deref()), streams);
-                }
-                let Some(codes) = series.codes.get() else { return };
-                codes.each(|code, count| {
-                    let labels = self.backend_labels(Some(&route.key), rule, backend.as_deref(), code);
-                    families.requests.push(counter(labels, count));
-                });
+            let Some(codes) = series.codes.get() else { return };
+            codes.each(|code, count| {
+                let labels = self.backend_labels(key, rule, backend.as_deref(), code);
+                families.requests.push(counter(labels, count));
             });
         });
     }
@@ -235,7 +243,7 @@ impl RuleMetrics {
         let name: Arc<str> = rule.name.as_deref().map_or_else(|| index.to_string().into(), Arc::from);
         let route = parent.routes.get_or_insert(route, || {
             let key = Arc::new(route.clone());
-            (key.clone(), RouteMetrics { key, figures: OnceLock::new(), backends: Tracked::default() })
+            (key.clone(), RouteMetrics::new(Some(key)))
         });
         let backend = |target: &Target| match target {
             Target::Backend(key) => Some(route.backend(&name, Some(key))),
@@ -245,17 +253,24 @@ impl RuleMetrics {
         Arc::new(Self { parent: parent.clone(), route, rule: name, backends, local: OnceLock::new(), shown: OnceLock::new() })
     }
 
+    /// The handle of what a Service without routes does: everything goes to its endpoints.
+    pub(crate) fn direct(parent: &Arc<ParentMetrics>, service: &BackendKey) -> Arc<Self> {
+        let (route, rule) = (parent.routeless.clone(), Arc::from(""));
+        let backends = [Some(route.backend(&rule, Some(service)))].into();
+        Arc::new(Self { parent: parent.clone(), route, rule, backends, local: OnceLock::new(), shown: OnceLock::new() })
+    }
+
     /// Its parent's names.
     pub(crate) fn parent(&self) -> &Parent {
         &self.parent.parent
     }
 
-    /// Its route.
-    pub(crate) fn route(&self) -> &RouteKey {
-        &self.route.key
+    /// Its route; none: the parent has no routes.
+    pub(crate) fn route(&self) -> Option<&RouteKey> {
+        self.route.key.as_deref()
     }
 
-    /// The rule's name in the object, else its number from 0.
+    /// The rule's name in the object, else its number from 0; empty without a route.
     pub(crate) fn rule(&self) -> &str {
         &self.rule
     }
@@ -303,6 +318,10 @@ impl BackendMetrics {
 }
 
 impl RouteMetrics {
+    fn new(key: Option<Arc<RouteKey>>) -> Self {
+        Self { key, figures: OnceLock::new(), backends: Tracked::default() }
+    }
+
     fn backend(&self, rule: &Arc<str>, backend: Option<&BackendKey>) -> Arc<BackendMetrics> {
         let names = BackendSeries { rule: rule.clone(), backend: backend.cloned().map(Arc::new) };
         let make = || (names.clone(), BackendMetrics::new(names.clone()));

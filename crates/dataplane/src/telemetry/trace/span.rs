@@ -9,6 +9,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::TRACESTATE;
 use crate::telemetry::access_log::{authority, protocol};
+use crate::telemetry::metrics::series::{Parent, SERVICE};
 use crate::telemetry::{Exchange, RequestRecord};
 
 /// The span of a request that is over.
@@ -39,8 +40,8 @@ pub(crate) fn of(record: &RequestRecord, exchange: &Exchange<'_>, duration: Dura
 /// `GET HTTPRoute/shop/cart`: few different ones, as backends of traces want it.
 fn name(record: &RequestRecord, exchange: &Exchange<'_>) -> String {
     let method = known(&exchange.request.method).unwrap_or("HTTP");
-    match &record.rule {
-        Some(rule) => format!("{method} {}", rule.route()),
+    match record.rule.as_ref().and_then(|rule| rule.route()) {
+        Some(route) => format!("{method} {route}"),
         None => method.to_owned(),
     }
 }
@@ -67,11 +68,17 @@ fn attributes(record: &RequestRecord, exchange: &Exchange<'_>) -> Vec<KeyValue> 
         all.add("error.type", exchange.code.to_string());
     }
     if let Some(rule) = &record.rule {
-        let parent = rule.parent();
-        all.add("isthmus.gateway", format!("{}/{}/{}", parent.kind, parent.namespace, parent.name));
-        all.add("isthmus.listener", parent.section.clone());
-        all.add("isthmus.route", rule.route().to_string());
-        all.add("isthmus.rule", rule.rule().to_owned());
+        let Parent { kind, namespace, name, section, .. } = rule.parent();
+        if *kind == SERVICE {
+            all.add("isthmus.service", format!("{kind}/{namespace}/{name}:{section}"));
+        } else {
+            all.add("isthmus.gateway", format!("{kind}/{namespace}/{name}"));
+            all.add("isthmus.listener", section.clone());
+        }
+        if let Some(route) = rule.route() {
+            all.add("isthmus.route", route.to_string());
+            all.add("isthmus.rule", rule.rule().to_owned());
+        }
     }
     all.maybe("isthmus.backend", record.backend_key().map(ToString::to_string));
     all.maybe("isthmus.endpoint", record.endpoint.map(|endpoint| endpoint.to_string()));

@@ -37,7 +37,7 @@ impl Bed {
         let address = socket.local_addr().expect("an address");
         let telemetry = Telemetry::start(&crate::Options::default()).expect("telemetry");
         let config = Arc::new(ArcSwap::from_pointee(Config::empty()));
-        let metrics = telemetry.port(&gateway(), address.port());
+        let metrics = telemetry.port(&crate::config::Owner::Gateway(gateway()), address.port());
         let face =
             Arc::new(ArcSwap::from_pointee(Face { entrance: Entrance::Stream, proxy_protocol: false, metrics: metrics.clone() }));
         let bind = Bind { address, transport: Transport::Udp };

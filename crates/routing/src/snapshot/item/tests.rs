@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::{Bundle, Endpoint};
+use crate::{Attachment, Bundle, Endpoint};
 
 const FULL: &str = include_str!("../full.json");
 
@@ -34,6 +34,11 @@ fn snapshots() -> impl Strategy<Value = Snapshot> {
         Gateway { addresses, ..Gateway::default() }
     });
     let route = (0_i64..3).prop_map(|created| Route { created, rules: Vec::new() });
+    let service = btree_set(select(vec!["a", "b"]), 0..2).prop_map(|namespaces| {
+        let attached = || vec![Attachment { route: "HTTPRoute/a/a".parse().unwrap(), hostnames: Vec::new() }];
+        let consumers = namespaces.into_iter().map(|namespace| (namespace.to_owned(), attached())).collect();
+        ServiceParent { consumers, ..ServiceParent::default() }
+    });
     let backend = btree_set(0_u16..3, 0..2).prop_map(|ports: BTreeSet<u16>| {
         let endpoints = ports.into_iter().map(|port| Endpoint { address: ([10, 0, 0, 1], port).into() }).collect();
         Backend { endpoints, ..Backend::default() }
@@ -45,20 +50,16 @@ fn snapshots() -> impl Strategy<Value = Snapshot> {
     (
         map(&["Gateway/a/a", "Gateway/a/b"], gateway),
         map(&["HTTPRoute/a/a", "UDPRoute/a/a", "HTTPRoute/a-b/a"], route),
+        map(&["Service/a/a:1", "Service/b/a:1"], service),
+        map(&["HTTPRoute/a/a", "GRPCRoute/a/a"], (0_i64..3).prop_map(|created| Route { created, rules: Vec::new() })),
         map(&["Service/a/a:1", "Service/a/a:1/UDP", "Service/b/a:1"], backend),
         map(SECRETS, certificate),
         map(BUNDLES, bundle),
         btree_set(select(SECRETS).prop_map(|key| key.parse().unwrap()), 0..3),
         btree_set(select(BUNDLES).prop_map(|key| key.parse().unwrap()), 0..3),
     )
-        .prop_map(|(gateways, routes, backends, certificates, bundles, kept, kept_bundles)| Snapshot {
-            gateways,
-            routes,
-            backends,
-            certificates,
-            bundles,
-            kept,
-            kept_bundles,
+        .prop_map(|(gateways, routes, services, service_routes, backends, certificates, bundles, kept, kept_bundles)| {
+            Snapshot { gateways, routes, services, service_routes, backends, certificates, bundles, kept, kept_bundles }
         })
 }
 
@@ -102,6 +103,7 @@ fn every_kind_of_item_is_sent_and_read() {
     }
     assert_eq!(built, full);
     let empty = full.gateways.is_empty() || full.routes.is_empty() || full.backends.is_empty() || full.certificates.is_empty();
+    let empty = empty || full.services.is_empty() || full.service_routes.is_empty();
     let empty = empty || full.bundles.is_empty() || full.kept_bundles.is_empty();
     assert!(!empty && !full.kept.is_empty(), "the full snapshot has items of every kind");
     items(&full).iter().for_each(|item| built.remove(&item.key()));
@@ -121,13 +123,17 @@ fn keys_are_read_as_they_are_shown() {
         "Service/a/b:53/UDP",
         "Bundle/ConfigMap/a/b",
         "KeptBundle/Secret/a/b",
+        "Parent/Service/a/b:80",
+        "ServiceRoute/GRPCRoute/a/b",
     ] {
         assert_eq!(text.parse::<ItemKey>().map(|key| key.to_string()), Ok(text.to_owned()));
     }
     for text in ["", "Gateway", "Route/a/b", "gateway/a/b"] {
         assert_eq!(text.parse::<ItemKey>(), Err(UnknownItem::Kind(text.to_owned())));
     }
-    for text in ["Gateway/a", "HTTPRoute/a/b/c", "Service/a/b", "Kept/Gateway/a/b", "Kept/"] {
+    for text in
+        ["Gateway/a", "HTTPRoute/a/b/c", "Service/a/b", "Kept/Gateway/a/b", "Kept/", "Parent/Gateway/a/b", "ServiceRoute/a/b"]
+    {
         assert!(matches!(text.parse::<ItemKey>(), Err(UnknownItem::Name(_))), "{text}");
     }
 }
