@@ -16,7 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use isthmus_routing::{Snapshot, Transport};
 use pingora_core::apps::HttpServerApp;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -67,14 +67,14 @@ struct Open {
 /// A socket that is bound.
 enum Socket {
     Tcp(TcpListener),
-    Udp(UdpSocket),
+    Udp(udp::Front),
 }
 
 impl Socket {
     fn bind(bind: Bind) -> io::Result<Self> {
         Ok(match bind.transport {
             Transport::Tcp => Self::Tcp(socket::bind(bind.address)?),
-            Transport::Udp => Self::Udp(socket::bind_udp(bind.address)?),
+            Transport::Udp => Self::Udp(udp::Front::new(socket::bind_udp(bind.address)?)?),
         })
     }
 }
@@ -197,9 +197,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
                 Socket::Tcp(listener) => {
                     tokio::spawn(accept::run(listener, bind.address, face.clone(), signals, self.context.clone()))
                 }
-                Socket::Udp(socket) => {
+                Socket::Udp(front) => {
                     let limits = self.context.limits.clone();
-                    tokio::spawn(udp::run(socket, bind, self.shared.clone(), face.clone(), signals, limits))
+                    tokio::spawn(udp::run(front, bind, self.shared.clone(), face.clone(), signals, limits))
                 }
             };
             tracing::info!(address = %bind, gateway = %port.gateway, "listening");

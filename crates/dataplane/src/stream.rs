@@ -7,6 +7,7 @@ mod splice;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use isthmus_routing::Protocol;
 use tokio::net::TcpStream;
 
 use crate::balance::BackendState;
@@ -57,8 +58,8 @@ impl Streams {
         let name = arrived.client.server_name().map(str::to_owned);
         let found =
             config.ports.get(&bind).and_then(|port| Some((port, port.listeners.get(name.as_deref().unwrap_or_default())?)));
-        let Some((here, listener)) = found else {
-            // The listener went away while the client spoke.
+        let Some((here, listener)) = found.filter(|(_, listener)| arrived.client.is_for(listener)) else {
+            // The listener went away, or became another one, while the client spoke.
             port.fault(ConnectionFault::NoRoute);
             return arrived.client.refuse(&self.limits).await;
         };
@@ -158,6 +159,18 @@ impl Client {
         match self {
             Self::Tcp(_) => None,
             Self::Tls(greeted) => greeted.name.as_deref(),
+        }
+    }
+
+    /// Whether the listener does with it what the one did that it was accepted for: what was to be passed on as it is must not be ended, and
+    /// what is ended here must not go to a backend that is to get it under TLS.
+    fn is_for(&self, listener: &CompiledListener) -> bool {
+        match self {
+            Self::Tcp(_) => listener.protocol() == Protocol::Tcp,
+            Self::Tls(greeted) => {
+                let is_passed_on = matches!(greeted.taker, Taker::PassThrough);
+                listener.protocol() == Protocol::Tls && listener.is_passthrough() == is_passed_on
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use super::local_response::Reply;
 use super::{forward, forwarded, timed, wire};
 use crate::balance::Tried;
 use crate::config::rule::CompiledRule;
-use crate::config::{Bind, CompiledListener, Config, Port};
+use crate::config::{Bind, CompiledListener, Config, Port, Speech};
 use crate::connection::TlsInfo;
 use crate::filter::mirror::{Copies, Mirrors};
 use crate::filter::redirect::Arrival;
@@ -87,20 +87,24 @@ struct Arrived<'a> {
 }
 
 /// The listener that a host belongs to. Under TLS it has to be the one whose certificate and rules the client has been shown, since a
-/// client may use one connection for every name in a certificate (RFC 9110, 15.5.20).
+/// client may use one connection for every name in a certificate (RFC 9110, 15.5.20). A plain connection of before the port spoke TLS has
+/// been shown none.
 fn listener<'c>(port: Option<&'c Arc<Port>>, tls: Option<&TlsInfo>, host: &str) -> Result<&'c Arc<CompiledListener>, Reply> {
     let none = || Reply::error(404, Flags::NO_ROUTE, format!("no listener here takes the host `{host}`"));
     let port = port.ok_or_else(none)?;
     let listener = port.listeners.get(host).ok_or_else(none)?;
-    if let Some(tls) = tls {
-        let name = tls.server_name.as_deref().unwrap_or_default();
-        let shaken = if name == host { Some(listener) } else { port.listeners.get(name) };
-        if shaken.is_none_or(|shaken| !Arc::ptr_eq(shaken, listener)) {
-            let text = format!("the host `{host}` is not of the listener that this connection was made to; open another one");
-            return Err(Reply::error(421, Flags::DOWNSTREAM_PROTOCOL_ERROR, text));
+    let is_its_own = match tls {
+        Some(tls) => {
+            let name = tls.server_name.as_deref().unwrap_or_default();
+            name == host || port.listeners.get(name).is_some_and(|shaken| Arc::ptr_eq(shaken, listener))
         }
+        None => port.speech != Speech::Tls,
+    };
+    if is_its_own {
+        return Ok(listener);
     }
-    Ok(listener)
+    let text = format!("the host `{host}` is not of the listener that this connection was made to; open another one");
+    Err(Reply::error(421, Flags::DOWNSTREAM_PROTOCOL_ERROR, text))
 }
 
 /// The rule that takes the request.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Snapshot;
-use crate::{BundleKey, CertificateKey, GatewayKey};
+use crate::{BundleKey, CertificateKey, Gateway, GatewayKey};
 
 impl Snapshot {
     /// A Gateway with everything that it refers to and nothing else; empty if it is not here.
@@ -29,13 +29,15 @@ impl Snapshot {
         }
     }
 
-    /// Whether it has kept references, so that [`Snapshot::keeping`] makes another one of it.
+    /// Whether it has something to keep, so that [`Snapshot::keeping`] makes another one of it.
     pub fn keeps(&self) -> bool {
-        !self.kept.is_empty() || !self.kept_bundles.is_empty()
+        let keeps_clients = || self.gateways.values().any(|gateway| gateway.keeps_clients);
+        !self.kept.is_empty() || !self.kept_bundles.is_empty() || keeps_clients()
     }
 
-    /// This snapshot with the certificates and bundles that `before` holds for its kept references. A kept reference for which `before` holds none
-    /// stays without: handshakes that need it fail. The references stay kept, so that the next snapshot can be completed from this one.
+    /// This snapshot with the certificates and bundles that `before` holds for its kept references, and with what it says of who the client
+    /// is where that is kept. A kept reference for which `before` holds none stays without: handshakes that need it fail. The references
+    /// stay kept, so that the next snapshot can be completed from this one.
     #[must_use]
     pub fn keeping(&self, before: &Self) -> Self {
         let held = |key: &CertificateKey| Some((key.clone(), before.certificates.get(key)?.clone()));
@@ -47,6 +49,11 @@ impl Snapshot {
         for (key, bundle) in self.kept_bundles.iter().filter_map(held) {
             complete.bundles.entry(key).or_insert(bundle);
         }
+        for (key, gateway) in complete.gateways.iter_mut().filter(|(_, gateway)| gateway.keeps_clients) {
+            if let Some(Gateway { proxy_protocol, trusted_hops, .. }) = before.gateways.get(key).map(|held| &**held) {
+                set_clients(gateway, *proxy_protocol, *trusted_hops);
+            }
+        }
         complete
     }
 
@@ -56,7 +63,14 @@ impl Snapshot {
         let mut sent = self.clone();
         sent.certificates.retain(|key, _| !self.kept.contains(key));
         sent.bundles.retain(|key, _| !self.kept_bundles.contains(key));
+        sent.gateways.values_mut().filter(|gateway| gateway.keeps_clients).for_each(|gateway| set_clients(gateway, false, 0));
         sent
+    }
+}
+
+fn set_clients(gateway: &mut Arc<Gateway>, proxy_protocol: bool, trusted_hops: u8) {
+    if (gateway.proxy_protocol, gateway.trusted_hops) != (proxy_protocol, trusted_hops) {
+        *gateway = Arc::new(Gateway { proxy_protocol, trusted_hops, ..(**gateway).clone() });
     }
 }
 
@@ -67,7 +81,7 @@ fn pick<'k, K: Ord + Clone + 'k, V>(from: &BTreeMap<K, Arc<V>>, keys: impl Itera
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backend, Certificate, Gateway, RouteKey};
+    use crate::{Backend, Certificate, RouteKey};
 
     const FULL: &str = include_str!("full.json");
 
@@ -132,5 +146,22 @@ mod tests {
         assert_eq!(complete.without_kept(), sent);
         let deleted = Snapshot { kept: [].into(), ..sent.clone() };
         assert_eq!(deleted.keeping(&complete), deleted, "what is deleted stops at once");
+    }
+
+    #[test]
+    fn who_the_client_is_stays_as_it_was_while_nobody_knows() {
+        let of = |gateway: Gateway| Snapshot { gateways: [(self::gateway(), Arc::new(gateway))].into(), ..Snapshot::default() };
+        let known = |proxy_protocol, trusted_hops| of(Gateway { proxy_protocol, trusted_hops, ..Gateway::default() });
+        let unknown = of(Gateway { keeps_clients: true, ..Gateway::default() });
+        assert!(unknown.keeps() && !known(true, 2).keeps());
+        assert_eq!(unknown.keeping(&Snapshot::default()), unknown, "nothing was held");
+        for before in [known(true, 0), known(false, 2), known(false, 0)] {
+            let complete = unknown.keeping(&before);
+            let (held, now) = (&before.gateways[&gateway()], &complete.gateways[&gateway()]);
+            assert_eq!((now.proxy_protocol, now.trusted_hops), (held.proxy_protocol, held.trusted_hops));
+            assert_eq!(unknown.keeping(&complete), complete, "and so on from snapshot to snapshot");
+            assert_eq!(complete.without_kept(), unknown);
+            assert_eq!(known(false, 1).keeping(&complete), known(false, 1), "until it is known again");
+        }
     }
 }

@@ -87,7 +87,9 @@ pub(crate) enum TargetFault {
     Conflicted { target: String, winner: String },
     #[error("Service {0} does not exist; create it or correct the name")]
     NoService(NamespacedName),
-    #[error("Service {service} has no TCP port named `{section}`; it has {has}; correct sectionName")]
+    #[error(
+        "Service {service} has no TCP port named `{section}`; it has {has}; correct sectionName, until then the policy protects nothing there"
+    )]
     NoSection { service: NamespacedName, section: String, has: String },
 }
 

@@ -64,6 +64,11 @@ impl GatewayFault {
             Self::Address { .. } => "UnsupportedAddress",
         }
     }
+
+    /// Whether it is not known what the Gateway's parameters are.
+    pub(crate) fn is_of_parameters(&self) -> bool {
+        matches!(self, Self::Class(_) | Self::Parameters(_))
+    }
 }
 
 impl GatewayNode {
@@ -79,13 +84,12 @@ impl GatewayNode {
 
     /// Whether its servable listeners are served.
     ///
-    /// Parameters that are missing are no reason to close what runs: they concern how proxies are provided, and those that are there
-    /// were provided before. Nobody provides new ones until the parameters are found.
+    /// Parameters that are missing are no reason to close what runs: proxies that are there were provided before, and go on with what they
+    /// hold of who the client is. Nobody provides new ones until the parameters are found.
     pub(crate) fn is_servable(&self) -> bool {
-        match (self.listen, &self.fault) {
-            (Listen::Everywhere, None | Some(GatewayFault::Class(_) | GatewayFault::Parameters(_))) => true,
-            (Listen::Assigned, None) => !self.addresses.is_empty(),
-            _ => false,
+        match self.listen {
+            Listen::Everywhere => self.fault.as_ref().is_none_or(GatewayFault::is_of_parameters),
+            Listen::Assigned => self.fault.is_none() && !self.addresses.is_empty(),
         }
     }
 

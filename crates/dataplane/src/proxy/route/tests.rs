@@ -5,10 +5,10 @@ use crate::Options;
 use crate::telemetry::Telemetry;
 
 /// The listeners of `same-namespace-with-https-listener` in the conformance suite's base manifests.
-fn port() -> Arc<Port> {
+fn port(protocol: Protocol) -> Arc<Port> {
     let listener = |(name, hostname): (&str, Option<&str>)| Listener {
         hostname: hostname.map(|hostname| hostname.parse().expect("a hostname")),
-        ..Listener::new(name.to_owned(), 443, Protocol::Https)
+        ..Listener::new(name.to_owned(), 443, protocol)
     };
     let listeners = [
         ("https", None),
@@ -41,7 +41,7 @@ fn outcome(port: Option<&Arc<Port>>, tls: Option<&TlsInfo>, host: &str) -> Resul
 /// route of it matches.
 #[test]
 fn a_request_belongs_to_the_listener_of_its_handshake() {
-    let port = port();
+    let port = port(Protocol::Https);
     for (server_name, host, expected) in [
         ("example.org", "example.org", Ok("https")),
         ("example.org", "second-example.org", Err(421)),
@@ -69,12 +69,14 @@ fn a_request_belongs_to_the_listener_of_its_handshake() {
 
 #[test]
 fn without_tls_the_host_alone_decides() {
-    let port = port();
+    let port = port(Protocol::Http);
     for (host, name) in
         [("second-example.org", "https-with-hostname"), ("x.wildcard.org", "https-with-wildcard-hostname"), ("x", "https")]
     {
         assert_eq!(outcome(Some(&port), None, host), Ok(name.to_owned()));
     }
+    // It was made when the port did not speak TLS.
+    assert_eq!(outcome(Some(&self::port(Protocol::Https)), None, "x"), Err(421));
 }
 
 #[test]

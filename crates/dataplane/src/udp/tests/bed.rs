@@ -42,7 +42,8 @@ impl Bed {
             Arc::new(ArcSwap::from_pointee(Face { entrance: Entrance::Stream, proxy_protocol: false, metrics: metrics.clone() }));
         let bind = Bind { address, transport: Transport::Udp };
         let (closing, signals) = Closing::new();
-        let running = tokio::spawn(super::run(socket, bind, config.clone(), face, signals, Arc::new(limits)));
+        let front = crate::udp::Front::new(socket).expect("a socket with what it has to tell");
+        let running = tokio::spawn(super::run(front, bind, config.clone(), face, signals, Arc::new(limits)));
         let bed = Self { address, closing, running, metrics, config, telemetry };
         bed.serve(shares);
         bed
