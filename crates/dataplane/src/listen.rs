@@ -51,6 +51,8 @@ pub(crate) struct Manager<A> {
     failed: BTreeMap<Bind, String>,
     /// Addresses that are closed and whose connections have not all ended.
     closing: Vec<(Bind, Arc<Closing>)>,
+    /// What the listeners of datagrams share.
+    places: Arc<udp::Places>,
     reports: watch::Sender<Arc<Report>>,
     /// Where Gateways without an address listen.
     addresses: Arc<[IpAddr]>,
@@ -87,6 +89,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
         reports: watch::Sender<Arc<Report>>,
         addresses: Arc<[IpAddr]>,
     ) -> Self {
+        let places = udp::Places::new(&context.limits);
         Self {
             context,
             shared,
@@ -95,6 +98,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
             open: BTreeMap::new(),
             failed: BTreeMap::new(),
             closing: Vec::new(),
+            places,
             reports,
             addresses,
         }
@@ -199,7 +203,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
                 }
                 Socket::Udp(front) => {
                     let limits = self.context.limits.clone();
-                    tokio::spawn(udp::run(front, bind, self.shared.clone(), face.clone(), signals, limits))
+                    let share = self.places.share();
+                    tokio::spawn(udp::run(front, bind, self.shared.clone(), face.clone(), signals, limits, share))
                 }
             };
             tracing::info!(address = %bind, gateway = %port.gateway, "listening");

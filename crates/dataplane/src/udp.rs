@@ -7,6 +7,7 @@
 
 mod flow;
 mod front;
+mod places;
 mod refusals;
 mod session;
 mod table;
@@ -27,6 +28,7 @@ use front::Batch;
 use session::Sessions;
 
 pub(crate) use front::Front;
+pub(crate) use places::{Places, Share};
 
 /// Batches that are received before the other things have a turn.
 const TURNS: usize = 8;
@@ -43,9 +45,10 @@ pub(crate) async fn run(
     face: Arc<ArcSwap<Face>>,
     signals: Signals,
     limits: Arc<Limits>,
+    share: Share,
 ) {
     let front = Arc::new(front);
-    let mut sessions = Sessions::new(front.clone(), bind, config, face, limits.clone());
+    let mut sessions = Sessions::new(front.clone(), bind, config, face, limits.clone(), share);
     let mut batch = Batch::new();
     let (mut ending, mut cut) = (signals.ending.clone(), signals.cut.clone());
     let (mut ended, mut cut) = (pin!(raised(&mut ending)), pin!(raised(&mut cut)));

@@ -151,7 +151,11 @@ fn read_routes(objects: &Objects, parents: &Parents<'_>, backends: &Backends<'_,
     let tcp = objects.tcp_routes.values().map(|route| RouteView::from(&**route));
     let udp = objects.udp_routes.values().map(|route| RouteView::from(&**route));
     let nameable = http.chain(grpc).chain(tls).chain(tcp).chain(udp).filter(|view| is_nameable(&view.namespaced_name()));
-    let mut routes: Vec<_> = nameable.filter_map(|view| route::read(&view, parents, backends)).collect();
+    let read = |view: RouteView<'_>| {
+        let unreadable = objects.unreadable(view.kind, &view.namespaced_name());
+        route::read(&view, unreadable, parents, backends)
+    };
+    let mut routes: Vec<_> = nameable.filter_map(read).collect();
     routes.sort_by(|a, b| a.key.cmp(&b.key));
     routes
 }

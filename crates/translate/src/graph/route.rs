@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isthmus_api::shared::RouteView;
-use isthmus_api::{Kind, NamespacedName};
+use isthmus_api::{Kind, NamespacedName, Unreadable};
 use isthmus_routing::{Hostname, Route, RouteKey, RouteKind};
 
 use super::attachment::{AttachmentFault, Lost, ParentNode, Parents, Shadowed};
@@ -30,6 +30,8 @@ pub(crate) struct RouteNode {
     pub(crate) faults: BTreeMap<usize, RuleFault>,
     /// What rules refer to in vain, with the rule's position.
     pub(crate) unresolved: Vec<(usize, BackendFault)>,
+    /// Why nothing but its parents could be read.
+    pub(crate) unreadable: Option<Unreadable>,
     /// One for each parentRef that is ours, in the order of the object.
     pub(crate) parents: Vec<ParentNode>,
 }
@@ -70,7 +72,12 @@ impl RouteNode {
 }
 
 /// Reads one route; none if no parent of it is ours.
-pub(super) fn read(view: &RouteView<'_>, known: &Parents<'_>, backends: &Backends<'_, '_>) -> Option<RouteNode> {
+pub(super) fn read(
+    view: &RouteView<'_>,
+    unreadable: Option<&Unreadable>,
+    known: &Parents<'_>,
+    backends: &Backends<'_, '_>,
+) -> Option<RouteNode> {
     let NamespacedName { namespace, name } = view.namespaced_name();
     let parents = parents(view, &namespace, known);
     if parents.is_empty() {
@@ -97,6 +104,7 @@ pub(super) fn read(view: &RouteView<'_>, known: &Parents<'_>, backends: &Backend
         route: Arc::new(Route { created, rules }),
         faults,
         unresolved,
+        unreadable: unreadable.cloned(),
         parents,
     })
 }
