@@ -38,13 +38,17 @@ fn failed(fault: &str) -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), String> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("SIGTERM cannot be waited for: {error}"))?;
+    let wait = |kind, name: &str| signal(kind).map_err(|error| format!("{name} cannot be waited for: {error}"));
+    let (mut terminate, mut interrupt) = (wait(SignalKind::terminate(), "SIGTERM")?, wait(SignalKind::interrupt(), "SIGINT")?);
     let client = kube::Client::try_default()
         .await
         .map_err(|error| format!("there is no way to the API server: {error}; run this in a pod, or set KUBECONFIG"))?;
     let settings = settings(args).await?;
     let shutdown = async {
-        terminate.recv().await;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
         tracing::info!("ending");
     };
     isthmus_controller::run(client, settings, shutdown).await.map_err(|error| error.to_string())

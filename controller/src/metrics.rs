@@ -5,6 +5,8 @@ use std::time::Duration;
 use isthmus_api::{Kind, Objects};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use crate::watch::Health;
+
 /// Counters and gauges, all named `isthmus_controller_*`.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -12,6 +14,7 @@ pub(crate) struct Metrics {
     translation: Histogram,
     publications: IntCounter,
     objects: IntGaugeVec,
+    failing: IntGaugeVec,
     leader: IntGauge,
     proxies: IntGauge,
     waiting: IntGauge,
@@ -34,6 +37,10 @@ impl Metrics {
                 "Translations whose snapshot differed from the one before",
             )?,
             objects: IntGaugeVec::new(Opts::new("isthmus_controller_objects", "Objects that are known"), &["kind"])?,
+            failing: IntGaugeVec::new(
+                Opts::new("isthmus_controller_watch_failing", "Watches that fail now and are tried again"),
+                &["kind"],
+            )?,
             leader: IntGauge::new("isthmus_controller_leader", "1 while this instance leads")?,
             proxies: IntGauge::new("isthmus_controller_proxies", "Proxies that are connected to this instance")?,
             waiting: IntGauge::new(
@@ -44,6 +51,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.translation.clone()))?;
         metrics.registry.register(Box::new(metrics.publications.clone()))?;
         metrics.registry.register(Box::new(metrics.objects.clone()))?;
+        metrics.registry.register(Box::new(metrics.failing.clone()))?;
         metrics.registry.register(Box::new(metrics.leader.clone()))?;
         metrics.registry.register(Box::new(metrics.proxies.clone()))?;
         metrics.registry.register(Box::new(metrics.waiting.clone()))?;
@@ -87,6 +95,14 @@ impl Metrics {
         self.publications.inc();
     }
 
+    /// Which watches fail.
+    pub(crate) fn watches(&self, health: &Health) {
+        for kind in Kind::ALL {
+            let failing = i64::try_from(health.failing(kind)).unwrap_or(i64::MAX);
+            self.failing.with_label_values(&[kind.as_str()]).set(failing);
+        }
+    }
+
     /// Whether this instance leads now.
     pub(crate) fn leads(&self, leads: bool) {
         self.leader.set(i64::from(leads));
@@ -108,6 +124,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.translated(Duration::from_millis(3), &Objects::default());
         metrics.published();
+        metrics.watches(&Health::default());
         metrics.leads(true);
         metrics.proxies(3, 1);
         let text = metrics.text().unwrap();
@@ -117,6 +134,7 @@ mod tests {
             "isthmus_controller_objects{kind=\"HTTPRoute\"} 0",
             "isthmus_controller_objects{kind=\"UDPRoute\"} 0",
             "isthmus_controller_objects{kind=\"BackendTLSPolicy\"} 0",
+            "isthmus_controller_watch_failing{kind=\"HTTPRoute\"} 0",
             "isthmus_controller_leader 1",
             "isthmus_controller_proxies 3",
             "isthmus_controller_proxies_waiting 1",

@@ -313,7 +313,7 @@ impl Reconciler {
         self.ends.provisioner.want(translation.infrastructure.clone(), provision::released(&self.objects));
     }
 
-    /// Every Gateway of ours gets what is its own; one that is not accepted gets nothing, so that its listeners close.
+    /// Every Gateway of ours gets what is its own; one that is not to be served gets nothing, so that its listeners close.
     fn publish(&mut self, translation: Translation, now: Instant) {
         let mut changed = false;
         let mut snapshots = BTreeMap::new();

@@ -20,6 +20,7 @@ use crate::authenticate::Authenticator;
 use crate::metrics::Metrics;
 use crate::provision::{self, Provisioner};
 use crate::status::{self, Seen, Writer};
+use crate::watch::Health;
 use crate::{admin, authority, crds, leader, reconcile};
 
 /// How often the CRDs are looked at.
@@ -93,10 +94,12 @@ pub enum StartError {
 pub async fn run(client: Client, mut settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::new()?);
     let (readiness, ready) = watch::channel(Some("the objects were not all read yet".to_owned()));
+    let (health, watched) = watch::channel(Arc::new(Health::default()));
     // Ends with this function.
     let mut tasks = JoinSet::new();
     if let Some(listener) = settings.admin.take() {
-        tasks.spawn(admin::serve(listener, admin::Sources { readiness: ready.clone(), metrics: Arc::clone(&metrics) }));
+        let sources = admin::Sources { readiness: ready.clone(), health: watched, metrics: Arc::clone(&metrics) };
+        tasks.spawn(admin::serve(listener, sources));
     }
     let (role, roles) = watch::channel(Role::Follower { leader: None });
     tasks.spawn(tell_role(roles.clone(), Arc::clone(&metrics)));
@@ -109,7 +112,7 @@ pub async fn run(client: Client, mut settings: Settings, shutdown: impl Future<O
         let _ = stopped.await;
     })));
     let outcome = tokio::select! {
-        outcome = serve(client, settings, roles, readiness, metrics) => outcome,
+        outcome = serve(client, settings, roles, readiness, health, metrics) => outcome,
         () = shutdown => Ok(()),
     };
     drop(stop);
@@ -135,12 +138,24 @@ async fn tell_role(mut role: watch::Receiver<Role>, metrics: Arc<Metrics>) {
     }
 }
 
+async fn tell_health(mut watched: watch::Receiver<Arc<Health>>, health: watch::Sender<Arc<Health>>, metrics: Arc<Metrics>) {
+    loop {
+        let now = watched.borrow_and_update().clone();
+        metrics.watches(&now);
+        health.send_replace(now);
+        if watched.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Connects everything and reconciles. Returns only with a fault.
 async fn serve(
     client: Client,
     settings: Settings,
     role: watch::Receiver<Role>,
     readiness: watch::Sender<Option<String>>,
+    health: watch::Sender<Arc<Health>>,
     metrics: Arc<Metrics>,
 ) -> Result<(), StartError> {
     let Settings { namespace, watch_namespaces, push, provision, parameters, models, .. } = settings;
@@ -148,6 +163,7 @@ async fn serve(
     let seen = Arc::new(Seen::default());
     let watched = crate::watch::Options { namespaces: watch_namespaces.clone(), ..crate::watch::Options::new(&*namespace) };
     let watch = crate::watch::start(&client, &watched, &bundle, &seen);
+    let _telling = Guard(tokio::spawn(tell_health(watch.health.clone(), health, Arc::clone(&metrics))));
     let material = authority::start(client.clone(), namespace, role.clone());
     let provisioner = Provisioner::start(client.clone(), provision, &watch_namespaces, material.clone(), role.clone());
     let authenticator = Authenticator::new(client.clone(), provisioner.provisioned());

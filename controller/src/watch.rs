@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_api::{Kind, Object, ObjectRef};
+use isthmus_api::{Kind, Object, ObjectRef, Unreadable};
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -82,6 +82,8 @@ pub enum Update {
 pub enum Change {
     /// It is there, in this state.
     Applied(Object),
+    /// It is there, and only this part of it can be read.
+    Unreadable(Object, Unreadable),
     /// It is not there.
     Removed(ObjectRef),
 }
@@ -90,7 +92,7 @@ impl Change {
     /// Which object.
     pub fn object_ref(&self) -> ObjectRef {
         match self {
-            Self::Applied(object) => object.object_ref(),
+            Self::Applied(object) | Self::Unreadable(object, _) => object.object_ref(),
             Self::Removed(object) => object.clone(),
         }
     }

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use isthmus_api::{NamespacedName, Object, Objects, decode};
+use isthmus_api::{NamespacedName, Object, Objects, Stored, decode, decode_stored};
 use isthmus_routing::{BackendKey, BundleKey, BundleKind, GatewayKey, Transport};
 use isthmus_translate::{Address, Options, Translation, translate};
 use serde::Deserialize;
@@ -129,8 +129,9 @@ impl Input {
         let name =
             format!("{}/{}", document["kind"].as_str().unwrap_or("?"), document["metadata"]["name"].as_str().unwrap_or("?"));
         if self.options.unchecked.contains(&name) {
-            match decode(stored(document)) {
-                Ok(object) => drop(self.objects.apply(object)),
+            match decode_stored(&stored(document)) {
+                Ok(Stored::Whole(object)) => drop(self.objects.apply(object)),
+                Ok(Stored::Unreadable(part, why)) => drop(self.objects.apply_unreadable(part, why)),
                 Err(error) => self.rejected.push(format!("{name} is stored and does not decode: {error}")),
             }
             return Ok(());

@@ -62,12 +62,17 @@ pub fn plan(held: Option<&Content>, now: UnixTime) -> Result<Plan, rcgen::Error>
         }
         None => {}
     }
-    let due = validity("tls.crt", &content.leaf.chain).map_or(0, |Validity { from, to }| from + (to - from) / 3 * 2);
+    let due = validity("tls.crt", &content.leaf.chain).map_or(0, renewal);
     if seconds >= due || !is_trusted(&content.signer.certificate, &content.leaf.chain, now) {
         content.leaf = leaf(&content.signer, seconds)?;
         change = change.or(Some("a new leaf"));
     }
     Ok(Plan { content, change })
+}
+
+/// When a leaf is to be renewed; at once if it ends before it begins, as none does that was made here.
+fn renewal(Validity { from, to }: Validity) -> u64 {
+    to.checked_sub(from).map_or(0, |life| from + life / 3 * 2)
 }
 
 /// Whether the CA that signs still can.
@@ -107,4 +112,16 @@ fn params(name: &str, now: u64, life: u64) -> CertificateParams {
 /// A Secret and a ConfigMap read better without carriage returns.
 fn unix_lines(pem: &str) -> String {
     pem.replace("\r\n", "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_is_renewed_at_two_thirds_or_at_once_if_it_ends_before_it_begins() {
+        for (from, to, expected) in [(100, 400, 300), (0, 90, 60), (400, 400, 400), (400, 100, 0)] {
+            assert_eq!(renewal(Validity { from, to }), expected, "{from} to {to}");
+        }
+    }
 }

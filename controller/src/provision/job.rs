@@ -13,7 +13,7 @@ use tracing::{debug, info};
 
 use super::compare::project;
 use super::desired::{OwnKind, Wanted, location};
-use super::judge::{Step, is_surplus, judge};
+use super::judge::{Step, Whose, is_surplus, judge};
 use super::live::Live;
 use super::watches::api;
 use super::{FIELD_MANAGER, desired};
@@ -27,6 +27,8 @@ pub(super) struct Job {
     pub(super) client: Client,
     pub(super) gateway: GatewayKey,
     pub(super) uid: String,
+    /// When the Gateway was made, in seconds since 1970.
+    pub(super) created: i64,
     /// Empty: everything goes.
     pub(super) wanted: Arc<Vec<Wanted>>,
     /// What is there.
@@ -154,7 +156,8 @@ impl Job {
             None => self.look(kind).await?.map(Arc::new),
         };
         let Some(live) = live else { return self.apply(wanted, None).await };
-        match judge(wanted, &self.gateway, &self.uid, &live, self.accepted.get(&kind)) {
+        let whose = Whose { gateway: &self.gateway, uid: &self.uid, created: self.created };
+        match judge(wanted, whose, &live, self.accepted.get(&kind)) {
             Step::Keep => Ok(Settled::Kept),
             Step::Apply => self.apply(wanted, Some(&live)).await,
             Step::HandOver(replicas) => {

@@ -26,13 +26,23 @@ pub(super) enum Step {
     Refuse(&'static str),
 }
 
+/// Whose objects are judged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whose<'g> {
+    pub(super) gateway: &'g GatewayKey,
+    /// The Gateway's `metadata.uid`.
+    pub(super) uid: &'g str,
+    /// When it was made, in seconds since 1970.
+    pub(super) created: i64,
+}
+
 /// Judges what is there under the name of an object that is wanted. `accepted` is how the API server wrote what we applied last, if this
 /// is the same.
-pub(super) fn judge(wanted: &Wanted, gateway: &GatewayKey, uid: &str, live: &Live, accepted: Option<&Value>) -> Step {
+pub(super) fn judge(wanted: &Wanted, whose: Whose<'_>, live: &Live, accepted: Option<&Value>) -> Step {
     if live.is_leaving() {
         return Step::Wait("is being deleted; it is made again after that");
     }
-    if let Some(step) = belongs(gateway, uid, live) {
+    if let Some(step) = belongs(whose, live) {
         return step;
     }
     if wanted.kind == OwnKind::Service && class_differs(&wanted.body, &live.body) {
@@ -54,15 +64,21 @@ pub(super) fn is_surplus(gateway: &GatewayKey, live: &Live) -> bool {
 }
 
 /// None: it is this Gateway's, or was and has lost its owner.
-fn belongs(gateway: &GatewayKey, uid: &str, live: &Live) -> Option<Step> {
+///
+/// What is older than this Gateway and belongs to one of its name is of one that is no more. The garbage collector may take its time with
+/// that, and has been seen to leave an object that was made just after its owner had gone. What is as new or newer may be of a Gateway that
+/// we have not heard of yet.
+fn belongs(whose: Whose<'_>, live: &Live) -> Option<Step> {
+    let Whose { gateway, uid, created } = whose;
     match live.owner() {
         Some(owner) if owner.uid == uid => None,
         _ if !live.is_managed() => Some(Step::Refuse(
             "exists and is not Isthmus's, since it has no label app.kubernetes.io/managed-by=isthmus-controller; delete or rename it",
         )),
-        Some(owner) if owner.kind == "Gateway" && owner.name == gateway.name => {
-            Some(Step::Wait("belongs to an earlier Gateway of this name; the garbage collector deletes it first"))
-        }
+        Some(owner) if owner.kind == "Gateway" && owner.name == gateway.name => Some(match live.created() {
+            Some(since) if since < created => Step::Replace,
+            _ => Step::Wait("belongs to another Gateway of this name, which has gone; the garbage collector deletes it first"),
+        }),
         None if live.label(names::GATEWAY_NAME) == Some(names::gateway_label(gateway).as_str()) => None,
         _ => Some(Step::Refuse("belongs to something else; rename the Gateway")),
     }

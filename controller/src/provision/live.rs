@@ -43,6 +43,11 @@ impl Live {
         self.text("/metadata/uid")
     }
 
+    /// When it was made, in seconds since 1970.
+    pub(super) fn created(&self) -> Option<i64> {
+        self.text("/metadata/creationTimestamp").parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second)
+    }
+
     pub(super) fn resource_version(&self) -> &str {
         self.text("/metadata/resourceVersion")
     }

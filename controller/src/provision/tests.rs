@@ -233,6 +233,18 @@ fn edited(body: &Value, pointer: &str, value: Value) -> Value {
     body
 }
 
+/// When the Gateway was made.
+const CREATED: i64 = 1_700_000_000;
+
+fn whose(gateway: &GatewayKey) -> judge::Whose<'_> {
+    judge::Whose { gateway, uid: "u1", created: CREATED }
+}
+
+/// As it would be if it had been made at that second.
+fn made(body: &Value, second: i64) -> Value {
+    edited(body, "/metadata/creationTimestamp", json!(jiff::Timestamp::from_second(second).unwrap().to_string()))
+}
+
 #[test]
 fn what_is_done_about_an_object() {
     let service = |parameters| desired(&key(), &infrastructure(parameters, &[80]), &settings(), "PEM").remove(2);
@@ -249,21 +261,31 @@ fn what_is_done_about_an_object() {
         ("without its label, but owned", edited(&wanted.body, "/metadata/labels", json!({})), "Apply"),
         ("without its owner", edited(&wanted.body, "/metadata/ownerReferences", json!([])), "Apply"),
         ("being deleted", edited(&wanted.body, "/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z")), "Wait"),
-        ("of an earlier Gateway", edited(&wanted.body, "/metadata/ownerReferences", owner("edge", "u0")), "Wait"),
+        (
+            "of an earlier Gateway",
+            made(&edited(&wanted.body, "/metadata/ownerReferences", owner("edge", "u0")), CREATED - 1),
+            "Replace",
+        ),
+        (
+            "perhaps of a later one",
+            made(&edited(&wanted.body, "/metadata/ownerReferences", owner("edge", "u0")), CREATED),
+            "Wait",
+        ),
+        ("of nobody knows when", edited(&wanted.body, "/metadata/ownerReferences", owner("edge", "u0")), "Wait"),
         ("of another Gateway", edited(&wanted.body, "/metadata/ownerReferences", owner("other", "u9")), "Refuse"),
         ("a stranger's", strange.clone(), "Refuse"),
         ("of another class", edited(&pooled.body, "/spec/type", json!("LoadBalancer")), "Replace"),
         ("of another class and type", edited(&pooled.body, "/spec/type", json!("ClusterIP")), "Apply"),
     ] {
-        let step = judge(&wanted, &key(), "u1", &live(body), None);
+        let step = judge(&wanted, whose(&key()), &live(body), None);
         assert!(format!("{step:?}").starts_with(expected), "{what}: {step:?}");
     }
     // How the API server wrote it is no edit.
     let body = edited(&wanted.body, "/spec/externalTrafficPolicy", json!("Cluster"));
     let asked = Wanted { body: edited(&body, "/spec/externalTrafficPolicy", json!("cluster")), ..wanted };
     let accepted = super::compare::project(&body, &asked.body);
-    assert_eq!(judge(&asked, &key(), "u1", &live(body.clone()), None), Step::Apply);
-    assert_eq!(judge(&asked, &key(), "u1", &live(body), Some(&accepted)), Step::Keep);
+    assert_eq!(judge(&asked, whose(&key()), &live(body.clone()), None), Step::Apply);
+    assert_eq!(judge(&asked, whose(&key()), &live(body), Some(&accepted)), Step::Keep);
 }
 
 #[test]
@@ -281,7 +303,7 @@ fn replicas_are_handed_over_to_an_autoscaler() {
         let body = edited(&scaled.body, "/spec/replicas", json!(7));
         let body = edited(&body, "/metadata/annotations/isthmus.dev~1applied", json!("before"));
         let body = edited(&body, "/metadata/managedFields", managed(manager, operation));
-        assert_eq!(judge(&scaled, &key(), "u1", &live(body), None), expected);
+        assert_eq!(judge(&scaled, whose(&key()), &live(body), None), expected);
     }
 }
 

@@ -246,6 +246,7 @@ impl Worker {
                 client: self.client.clone(),
                 gateway: key.clone(),
                 uid: entry.infrastructure.as_ref().map(|given| given.uid.clone()).unwrap_or_default(),
+                created: entry.infrastructure.as_ref().map(|given| given.created).unwrap_or_default(),
                 wanted: Arc::clone(&entry.wanted),
                 live: self.live.get(&location(key)).cloned().unwrap_or_default(),
                 accepted: entry.accepted.clone(),

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use isthmus_api::{Kind, Object, ObjectRef, decode};
+use isthmus_api::{Kind, ObjectRef, Stored, decode, decode_stored};
 use kube::Client;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -178,25 +178,34 @@ impl Store {
         gone.into_iter().map(|key| self.removed(key, None)).collect()
     }
 
-    /// An object that does not decode changes nothing, so that what was known of it stays.
+    /// An object that cannot be read takes the place of what was known of it. One of which nothing at all can be read changes nothing, so
+    /// that what was known stays.
     fn decoded(&mut self, key: &Key, mut object: Value, restored: bool) -> Option<Change> {
         let status = self.strip(&mut object);
         let reference = self.reference(key.clone());
         if let Some(status) = &status {
             self.seen.observe(&reference, &object, status, restored);
         }
-        match decode_tolerant(self.kind, object, status) {
-            Ok(object) => {
+        match decode_tolerant(self.kind, &object, status) {
+            Ok(Stored::Whole(object)) => {
                 self.faulty.remove(key);
                 Some(Change::Applied(object))
             }
+            Ok(Stored::Unreadable(part, why)) => {
+                self.tell(key, &reference, why.to_string(), "nothing is made of it but conditions");
+                Some(Change::Unreadable(part, why))
+            }
             Err(fault) => {
-                if self.faulty.get(key) != Some(&fault) {
-                    tracing::warn!(object = %reference, %fault, "an object does not decode; what was known of it stays");
-                    self.faulty.insert(key.clone(), fault);
-                }
+                self.tell(key, &reference, fault, "what was known of it stays");
                 None
             }
+        }
+    }
+
+    fn tell(&mut self, key: &Key, reference: &ObjectRef, fault: String, outcome: &str) {
+        if self.faulty.get(key) != Some(&fault) {
+            tracing::warn!(object = %reference, %fault, "an object does not decode; {outcome}");
+            self.faulty.insert(key.clone(), fault);
         }
     }
 
@@ -224,17 +233,17 @@ impl Store {
 }
 
 /// The few Gateways, ListenerSets and GatewayClasses keep their status if it is one; the many routes and policies do not.
-fn decode_tolerant(kind: Kind, object: Value, status: Option<Value>) -> Result<Object, String> {
+fn decode_tolerant(kind: Kind, object: &Value, status: Option<Value>) -> Result<Stored, String> {
     let keeps = matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet);
     let status = status.filter(|status| status.is_object() && keeps);
     if let Some(status) = status {
         let mut whole = object.clone();
         whole["status"] = status;
         if let Ok(object) = decode(whole) {
-            return Ok(object);
+            return Ok(Stored::Whole(object));
         }
     }
-    decode(object).map_err(|error| error.to_string())
+    decode_stored(object).map_err(|error| error.to_string())
 }
 
 fn key_of(object: &Value) -> Key {

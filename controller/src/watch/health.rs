@@ -13,14 +13,24 @@ pub struct Health {
     pub waiting: BTreeSet<Kind>,
     /// What fails now, by what is watched: `HTTPRoute`, `Secret in shop`.
     pub faults: BTreeMap<String, String>,
+    /// Of which kind each of them is.
+    pub(super) failing: BTreeMap<String, Kind>,
     /// Scopes that were not listed yet, by name.
     pub(super) scopes: BTreeMap<String, Kind>,
+}
+
+impl Health {
+    /// How many watches of a kind fail.
+    pub fn failing(&self, kind: Kind) -> usize {
+        self.failing.values().filter(|of| **of == kind).count()
+    }
 }
 
 /// Reports on one scope.
 #[derive(Debug)]
 pub(super) struct Reporter {
     health: Arc<watch::Sender<Arc<Health>>>,
+    kind: Kind,
     scope: String,
     failing: bool,
     listed: bool,
@@ -36,7 +46,7 @@ impl Reporter {
                 health.scopes.insert(name.clone(), kind);
             });
         }
-        Self { health: Arc::clone(health), scope: name, failing: false, listed: !awaited }
+        Self { health: Arc::clone(health), kind, scope: name, failing: false, listed: !awaited }
     }
 
     /// Something failed; it is logged when it is new.
@@ -47,7 +57,9 @@ impl Reporter {
                 return false;
             }
             tracing::warn!(watch = %self.scope, %fault, "a watch failed; it is tried again");
-            Arc::make_mut(health).faults.insert(self.scope.clone(), fault);
+            let health = Arc::make_mut(health);
+            health.faults.insert(self.scope.clone(), fault);
+            health.failing.insert(self.scope.clone(), self.kind);
             true
         });
     }
@@ -62,7 +74,9 @@ impl Reporter {
         if std::mem::take(&mut self.failing) {
             tracing::info!(watch = %self.scope, "the watch works again");
             self.health.send_modify(|health| {
-                Arc::make_mut(health).faults.remove(&self.scope);
+                let health = Arc::make_mut(health);
+                health.faults.remove(&self.scope);
+                health.failing.remove(&self.scope);
             });
         }
     }

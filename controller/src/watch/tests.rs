@@ -112,7 +112,11 @@ impl Bed {
             match update {
                 Update::Changes(changes) => {
                     for change in changes {
-                        let sign = if matches!(change, Change::Applied(_)) { "+" } else { "-" };
+                        let sign = match change {
+                            Change::Applied(_) => "+",
+                            Change::Unreadable(..) => "?",
+                            Change::Removed(_) => "-",
+                        };
                         told.push(format!("{sign}{}", change.object_ref()));
                         self.watch.wanted.apply(change, &mut self.objects);
                     }
@@ -299,29 +303,40 @@ async fn a_cluster_that_was_restored_from_a_backup_is_believed_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn objects_that_do_not_decode_leave_what_was_known() {
+async fn objects_that_do_not_decode_take_the_place_of_what_was_known() {
     let cluster = Cluster::new();
     let broken = |name: &str, version: u64| {
         let mut route = route(name, version);
-        route["spec"] = json!({"rules": [{"name": 5}]});
+        route["spec"] = json!({"parentRefs": [{"name": "edge"}], "rules": [{"filters": [{"type": "Teleport"}]}]});
         route
     };
+    let unreadable = |bed: &Bed| bed.objects.unreadable.keys().map(|object| object.name.clone()).collect::<Vec<_>>();
     cluster.list(ROUTES, 10, &[route("a", 5), broken("b", 6), route("c", 7)]);
     let mut bed = Bed::start(&cluster, &options());
     bed.settle_for(Duration::from_secs(5)).await;
-    assert_eq!(bed.routes(), ["a@5", "c@7"]);
+    assert_eq!(
+        (bed.routes(), unreadable(&bed)),
+        (vec!["a@5".to_owned(), "b@6".to_owned(), "c@7".to_owned()], vec!["b".to_owned()])
+    );
     cluster.event(ROUTES, "MODIFIED", &broken("a", 11)).await;
     cluster.event(ROUTES, "MODIFIED", &route("c", 12)).await;
-    bed.settle_for(Duration::from_secs(5)).await;
-    assert_eq!(bed.routes(), ["a@5", "c@12"], "the others go on");
+    let mut told = bed.settle_for(Duration::from_secs(5)).await;
+    told.sort();
+    assert_eq!(told, ["+HTTPRoute/shop/c", "?HTTPRoute/shop/a"], "the others go on");
+    assert_eq!(unreadable(&bed), ["a", "b"]);
+    let why = bed.objects.unreadable.values().next().unwrap();
+    assert_eq!(why.field, "spec.rules[0].filters[0].type");
+    assert!(why.message.contains("Teleport"), "{why}");
+    let spec = bed.objects.http_routes.values().next().unwrap().spec.clone();
+    assert_eq!((spec.parent_refs.unwrap().len(), spec.rules), (1, None));
     cluster.list(ROUTES, 13, &[broken("a", 11), route("c", 12)]);
     cluster.watch(ROUTES).await.send(event("ERROR", &failure(410, "too old"))).unwrap();
     bed.settle_for(Duration::from_secs(5)).await;
-    assert_eq!(bed.routes(), ["a@5", "c@12"]);
+    assert_eq!((bed.routes(), unreadable(&bed)), (vec!["a@11".to_owned(), "c@12".to_owned()], vec!["a".to_owned()]));
     cluster.event(ROUTES, "MODIFIED", &route("a", 14)).await;
     cluster.event(ROUTES, "DELETED", &route("c", 15)).await;
     bed.settle_for(Duration::from_secs(5)).await;
-    assert_eq!(bed.routes(), ["a@14"]);
+    assert_eq!((bed.routes(), unreadable(&bed)), (vec!["a@14".to_owned()], Vec::new()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -377,6 +392,7 @@ async fn what_may_not_be_read_is_told_and_holds_back_readiness() {
     assert_eq!(health.waiting, BTreeSet::from([Kind::Service]));
     let fault = "forbidden: the controller's ClusterRole lacks the verb list and watch for `services`; the API server says: services is forbidden";
     assert_eq!(health.faults, BTreeMap::from([("Service".to_owned(), fault.to_owned())]));
+    assert_eq!((health.failing(Kind::Service), health.failing(Kind::HttpRoute)), (1, 0));
     let asked = cluster.server.count(|call| call.path == "/api/v1/services");
     assert!(asked < 15, "{asked}");
     cluster.server.unset("/api/v1/services");

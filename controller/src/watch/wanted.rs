@@ -61,8 +61,14 @@ impl Wanted {
         }
         match change {
             Change::Applied(new) => {
+                let was_unreadable = objects.unreadable.contains_key(&object);
                 let old: Option<Object> = objects.apply(new.clone());
-                old.is_none_or(|old| is_relevant(&old, &new))
+                was_unreadable || old.is_none_or(|old| is_relevant(&old, &new))
+            }
+            Change::Unreadable(part, why) => {
+                let is_other = objects.unreadable.get(&object) != Some(&why);
+                let old = objects.apply_unreadable(part.clone(), why);
+                is_other || old.is_none_or(|old| is_relevant(&old, &part))
             }
             Change::Removed(object) => objects.remove(&object).is_some(),
         }
@@ -150,6 +156,30 @@ mod tests {
         assert!(!wanted.is_expecting(patience, later), "what was asked for long ago delays nothing");
         wanted.apply(applied("Secret", "a", "1"), &mut objects);
         assert_eq!(wanted.unanswered().collect::<Vec<_>>(), [&secret("b")]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_relevant_until_it_says_the_same() {
+        let (mut wanted, _receiver, mut objects) = wanted();
+        let route = |rules: serde_json::Value| {
+            let metadata = json!({"name": "a", "namespace": "shop"});
+            let api_version = "gateway.networking.k8s.io/v1";
+            let route = json!({"apiVersion": api_version, "kind": "HTTPRoute", "metadata": metadata, "spec": {"rules": rules}});
+            match isthmus_api::decode_stored(&route).unwrap() {
+                isthmus_api::Stored::Whole(object) => Change::Applied(object),
+                isthmus_api::Stored::Unreadable(part, why) => Change::Unreadable(part, why),
+            }
+        };
+        for (rules, relevant) in [
+            (json!([{}]), true),
+            (json!([{"name": 5}]), true),
+            (json!([{"name": 5}]), false),
+            (json!([{"name": 6}]), true),
+            (json!(null), true),
+            (json!(null), false),
+        ] {
+            assert_eq!(wanted.apply(route(rules.clone()), &mut objects), relevant, "{rules}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod parameters;
 pub mod shared;
 pub mod status;
 pub mod stream_route;
+pub mod unreadable;
 
 pub use kind::{Kind, NamespacedName, ObjectRef};
 pub use objects::{DecodeError, Object, Objects, decode};
@@ -35,3 +36,4 @@ pub use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 pub use k8s_openapi::api::discovery::v1::EndpointSlice;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use stream_route::{TcpRoute, UdpRoute};
+pub use unreadable::{Stored, Unreadable, decode_stored};

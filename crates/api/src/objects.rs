@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind,
     ListenerSet, Namespace, NamespacedName, ObjectMeta, ObjectRef, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
+    Unreadable,
 };
 
 /// One object of a kind that Isthmus reads. Cheap to clone.
@@ -83,6 +84,8 @@ pub struct Objects {
     pub config_maps: BTreeMap<NamespacedName, Arc<ConfigMap>>,
     /// By namespace and name.
     pub gateway_parameters: BTreeMap<NamespacedName, Arc<GatewayParameters>>,
+    /// Objects of the kinds above of which only a part was read ([`crate::Stored::Unreadable`]), and why.
+    pub unreadable: BTreeMap<ObjectRef, Unreadable>,
 }
 
 /// Why JSON is not an object that Isthmus reads.
@@ -229,6 +232,28 @@ impl Object {
 impl Objects {
     /// Adds an object or replaces the one of the same kind and name, which is returned.
     pub fn apply(&mut self, object: Object) -> Option<Object> {
+        if !self.unreadable.is_empty() {
+            self.unreadable.remove(&object.object_ref());
+        }
+        self.insert(object)
+    }
+
+    /// The same with an object of which only a part was read: what it was before is replaced all the same.
+    pub fn apply_unreadable(&mut self, part: Object, why: Unreadable) -> Option<Object> {
+        self.unreadable.insert(part.object_ref(), why);
+        self.insert(part)
+    }
+
+    /// Why the rest of an object could not be read; none: it was.
+    pub fn unreadable(&self, kind: Kind, name: &NamespacedName) -> Option<&Unreadable> {
+        if self.unreadable.is_empty() {
+            return None;
+        }
+        let NamespacedName { namespace, name } = name.clone();
+        self.unreadable.get(&ObjectRef { kind, namespace: kind.is_namespaced().then_some(namespace), name })
+    }
+
+    fn insert(&mut self, object: Object) -> Option<Object> {
         let key = NamespacedName::of(object.metadata());
         match object {
             Object::GatewayClass(o) => self.gateway_classes.insert(key.name, o).map(Object::GatewayClass),
@@ -252,6 +277,7 @@ impl Objects {
 
     /// Removes an object and returns it.
     pub fn remove(&mut self, object: &ObjectRef) -> Option<Object> {
+        self.unreadable.remove(object);
         let key = NamespacedName::new(object.namespace.clone().unwrap_or_default(), object.name.clone());
         match object.kind {
             Kind::GatewayClass => self.gateway_classes.remove(&key.name).map(Object::GatewayClass),

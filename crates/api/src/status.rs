@@ -159,7 +159,7 @@ pub struct Statuses {
 /// `status` of a policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyStatus {
-    /// One for each Gateway of ours whose traffic it concerns, sorted by name; at most 16, which the API's schema enforces.
+    /// One for each Gateway of ours whose traffic it concerns, sorted by name. The API's schema takes 16.
     pub ancestors: Vec<PolicyAncestorStatus>,
 }
 

@@ -19,6 +19,7 @@ use isthmus_routing::{BackendKey, Gateway, GatewayKey, Listener, ServiceParent, 
 use crate::Outbound;
 use crate::balance::BackendState;
 use crate::telemetry::Telemetry;
+use crate::tls::handshake::Shaken;
 use crate::upstream::ClientCertificate;
 pub(crate) use bind::{Bind, Speech};
 pub(crate) use parent::{CompiledParent, Owner};
@@ -67,6 +68,13 @@ pub(crate) struct Port {
     pub(crate) parents: HostMap<Arc<CompiledParent>>,
     /// The same in the order of the object.
     pub(crate) all: Vec<Arc<CompiledParent>>,
+}
+
+impl Port {
+    /// Whether a connection was made to this parent, which still asks its clients for the same as it did then.
+    pub(crate) fn is_of(&self, made_to: &Shaken, parent: &CompiledParent) -> bool {
+        matches!(&self.owner, Owner::Gateway(gateway) if made_to.is(gateway, parent.source().name()))
+    }
 }
 
 impl Config {

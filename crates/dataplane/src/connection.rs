@@ -17,11 +17,12 @@ use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use crate::drain::{Readiness, Signals, State};
+use crate::drain::{Readiness, Signals, State, raised};
 use crate::limits::Limits;
 use crate::telemetry::{ConnectionFault, ConnectionGuard};
+use crate::tls::handshake::Shaken;
 
 /// What is known of a connection. It reaches every hook, on HTTP/1 and HTTP/2, plain and under TLS: see [`Connection::of`].
 #[derive(Debug)]
@@ -37,6 +38,7 @@ pub(crate) struct Connection {
     /// The accepting side's limits.
     pub(crate) limits: Arc<Limits>,
     requests: AtomicU64,
+    retired: Notify,
     signals: Signals,
     readiness: Arc<Readiness>,
     metrics: ConnectionGuard,
@@ -56,8 +58,10 @@ pub(crate) struct Addresses {
 }
 
 /// What the handshake agreed on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct TlsInfo {
+    /// Whose certificate the client has been shown, and whose rules it has fulfilled.
+    pub(crate) listener: Arc<Shaken>,
     /// SNI: lower-case, without a trailing dot.
     pub(crate) server_name: Option<String>,
     /// `TLSv1.2` or `TLSv1.3`, as Envoy and nginx write it.
@@ -88,7 +92,8 @@ impl Connection {
         (signals, readiness): (Signals, Arc<Readiness>),
         (metrics, permit): (ConnectionGuard, OwnedSemaphorePermit),
     ) -> Self {
-        Self { local, peer, destination, tls, limits, requests: AtomicU64::new(0), signals, readiness, metrics, _permit: permit }
+        let (requests, retired) = (AtomicU64::new(0), Notify::new());
+        Self { local, peer, destination, tls, limits, requests, retired, signals, readiness, metrics, _permit: permit }
     }
 
     /// The connection that a request came on; none for requests that no client sent.
@@ -104,6 +109,20 @@ impl Connection {
     /// tells it instead.
     pub(crate) fn is_ending(&self) -> bool {
         self.readiness.state() == State::Draining || self.signals.is_ending()
+    }
+
+    /// No request is wanted on it any more. HTTP/2 gets GOAWAY; on HTTP/1 a response has to say it.
+    pub(crate) fn retire(&self) {
+        self.retired.notify_one();
+    }
+
+    /// Waits until HTTP/2 is to end: its address closes, or it is of no more use itself.
+    async fn wait_for_end(&self) {
+        let mut ending = self.signals.ending.clone();
+        tokio::select! {
+            () = raised(&mut ending) => {}
+            () = self.retired.notified() => {}
+        }
     }
 
     fn is_cut(&self) -> bool {

@@ -63,14 +63,20 @@ pub struct Limits {
     pub stream_half_closed: Duration,
     /// How long a UDP session lasts when nothing goes either way. 60 s as Envoy has it.
     pub udp_idle: Duration,
-    /// The same for one that has had one datagram and no answer, as a forged address makes it, and for all of a listener that is going
-    /// away. 10 s: resolvers give up on a question after 5 s.
+    /// The same for one that was never answered, as forged addresses make them, and for all of a listener that is going away. 10 s:
+    /// resolvers give up on a question after 5 s.
     pub udp_unanswered: Duration,
-    /// UDP sessions of one listener on one address, each with a socket of its own. 10,000: past it the oldest one that has had one
-    /// datagram of its client makes room, else the datagram is dropped.
+    /// UDP sessions of all listeners, each with a socket and a port of its own. 20,000: Linux has 28,000 such ports by default. Half of
+    /// them is guaranteed to the listeners, the same number to each, and half is lent to whoever needs more.
+    pub udp_all_sessions: usize,
+    /// UDP sessions of one listener on one address. 10,000. Where there is no place, a session whose client is silent makes room, else
+    /// the datagram is dropped.
     pub udp_sessions: usize,
     /// The same for one client, an IPv4 address or an IPv6 network of 64 bits. 1,000: a tenth, so that one client cannot take all.
     pub udp_client_sessions: usize,
+    /// How long after its client's last datagram a UDP session that has had several makes no room. 2 s: twice as long as clients wait
+    /// that ask again; a flood has to send 5,000 datagrams a second to hold 10,000 sessions.
+    pub udp_in_use: Duration,
     /// How long connections of a removed listener may finish their requests. 10 min, Envoy's drain time.
     pub listener_drain: Duration,
     /// How often a listener that could not be opened is tried again. 1 s.
@@ -107,8 +113,10 @@ impl Default for Limits {
             stream_half_closed: Duration::from_secs(300),
             udp_idle: Duration::from_secs(60),
             udp_unanswered: Duration::from_secs(10),
+            udp_all_sessions: 20_000,
             udp_sessions: 10_000,
             udp_client_sessions: 1_000,
+            udp_in_use: Duration::from_secs(2),
             listener_drain: Duration::from_secs(600),
             bind_retry: Duration::from_secs(1),
             accept_pause: Duration::from_secs(1),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use isthmus_routing::{Snapshot, Transport};
 use pingora_core::apps::HttpServerApp;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -50,6 +50,8 @@ pub(crate) struct Manager<A> {
     failed: BTreeMap<Bind, String>,
     /// Addresses that are closed and whose connections have not all ended.
     closing: Vec<(Bind, Arc<Closing>)>,
+    /// What the listeners of datagrams share.
+    places: Arc<udp::Places>,
     reports: watch::Sender<Arc<Report>>,
     site: Arc<Site>,
 }
@@ -65,14 +67,14 @@ struct Open {
 /// A socket that is bound.
 enum Socket {
     Tcp(TcpListener),
-    Udp(UdpSocket),
+    Udp(udp::Front),
 }
 
 impl Socket {
     fn bind(bind: Bind) -> io::Result<Self> {
         Ok(match bind.transport {
             Transport::Tcp => Self::Tcp(socket::bind(bind.address)?),
-            Transport::Udp => Self::Udp(socket::bind_udp(bind.address)?),
+            Transport::Udp => Self::Udp(udp::Front::new(socket::bind_udp(bind.address)?)?),
         })
     }
 }
@@ -85,6 +87,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
         reports: watch::Sender<Arc<Report>>,
         site: Arc<Site>,
     ) -> Self {
+        let places = udp::Places::new(&context.limits);
         Self {
             context,
             shared,
@@ -93,6 +96,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
             open: BTreeMap::new(),
             failed: BTreeMap::new(),
             closing: Vec::new(),
+            places,
             reports,
             site,
         }
@@ -195,9 +199,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
                 Socket::Tcp(listener) => {
                     tokio::spawn(accept::run(listener, bind.address, face.clone(), signals, self.context.clone()))
                 }
-                Socket::Udp(socket) => {
+                Socket::Udp(front) => {
                     let limits = self.context.limits.clone();
-                    tokio::spawn(udp::run(socket, bind, self.shared.clone(), face.clone(), signals, limits))
+                    let share = self.places.share();
+                    tokio::spawn(udp::run(front, bind, self.shared.clone(), face.clone(), signals, limits, share))
                 }
             };
             match &port.owner {

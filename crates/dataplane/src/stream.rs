@@ -7,6 +7,7 @@ mod splice;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use isthmus_routing::Protocol;
 use tokio::net::TcpStream;
 
 use crate::balance::BackendState;
@@ -18,9 +19,10 @@ use crate::limits::Limits;
 use crate::proxy_protocol::Ends;
 use crate::telemetry::{ConnectionFault, PortMetrics, StreamEnd, StreamRecord, StreamSummary, Telemetry};
 use crate::tls::accept::{Greeted, Taker, unrecognized};
-use connect::{Caller, connect};
+use crate::upstream::Caller;
+use connect::connect;
 use route::{Refused, draw};
-use splice::{Splice, reset};
+use splice::{Side, Splice, reset};
 
 /// What all connections share.
 #[derive(Debug)]
@@ -56,8 +58,8 @@ impl Streams {
         let bind = Bind::tcp(arrived.addresses.local);
         let name = arrived.client.server_name().map(str::to_owned);
         let found = config.ports.get(&bind).and_then(|port| Some((port, port.parents.get(name.as_deref().unwrap_or_default())?)));
-        let Some((here, listener)) = found else {
-            // The listener went away while the client spoke.
+        let Some((here, listener)) = found.filter(|(port, listener)| arrived.client.is_for(port, listener)) else {
+            // The listener went away, or became another one, while the client spoke.
             port.fault(ConnectionFault::NoRoute);
             return arrived.client.refuse(&self.limits).await;
         };
@@ -83,9 +85,23 @@ impl Streams {
                 };
                 drop(in_flight);
                 let moved = splice.moved();
-                if end != StreamEnd::Closed {
-                    splice.reset();
-                }
+                let broken = match end {
+                    StreamEnd::ClientReset => Some(Side::Client),
+                    StreamEnd::EndpointReset => Some(Side::Endpoint),
+                    _ => None,
+                };
+                let moved = match broken {
+                    Some(side) => tokio::select! {
+                        moved = splice.break_off(side, &self.limits) => moved,
+                        () = raised(&mut cut) => moved,
+                    },
+                    None => {
+                        if end != StreamEnd::Closed {
+                            splice.reset();
+                        }
+                        moved
+                    }
+                };
                 (end, moved)
             }
         };
@@ -124,25 +140,26 @@ impl Streams {
                 match taker {
                     Taker::PassThrough => (Transport::Plain(socket), read),
                     Taker::Http(ending) | Taker::Stream(ending) => {
-                        drop(read);
                         let shaken = ending.shake((accepted, name), socket, deadline, &self.limits).await;
                         let (stream, info) = shaken.map_err(|error| {
                             tracing::debug!(local = %addresses.local, peer = %addresses.peer, %error, "no TLS");
                             port.fault(error.fault());
                             StreamEnd::Handshake
                         })?;
+                        if !info.listener.is_standing() {
+                            // What its clients have to show has changed meanwhile.
+                            reset(stream.get_ref().0);
+                            return Err(StreamEnd::NoRoute);
+                        }
                         record.client_certificate = info.client_certificate;
                         (Transport::Tls(Box::new(stream.into())), Vec::new())
                     }
                 }
             }
         };
-        let caller = Caller {
-            ends: Ends { source: addresses.peer, destination: addresses.destination },
-            certificate: here.client_certificate.as_deref(),
-            is_passthrough: listener.source().is_passthrough(),
-        };
-        match connect(&backend, &caller, record).await {
+        let ends = Ends { source: addresses.peer, destination: addresses.destination };
+        let caller = Caller::new(ends, here.client_certificate.clone());
+        match connect(&backend, (&caller, !listener.source().is_passthrough()), record).await {
             Ok((endpoint, in_flight)) => Ok((Splice::new(transport, endpoint, first), in_flight)),
             Err(end) => {
                 reset(transport.socket());
@@ -157,6 +174,19 @@ impl Client {
         match self {
             Self::Tcp(_) => None,
             Self::Tls(greeted) => greeted.name.as_deref(),
+        }
+    }
+
+    /// Whether the listener does with it what the one did that it was accepted for: what was to be passed on as it is must not be ended, and
+    /// what is ended here must not go to a backend that is to get it under TLS.
+    fn is_for(&self, port: &Port, listener: &CompiledParent) -> bool {
+        match self {
+            Self::Tcp(_) => listener.source().protocol() == Protocol::Tcp,
+            Self::Tls(greeted) if listener.source().protocol() == Protocol::Tls => match &greeted.taker {
+                Taker::PassThrough => listener.source().is_passthrough(),
+                Taker::Http(ending) | Taker::Stream(ending) => port.is_of(ending.listener(), listener),
+            },
+            Self::Tls(_) => false,
         }
     }
 

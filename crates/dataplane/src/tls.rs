@@ -20,7 +20,7 @@ use rustls::crypto::ring;
 
 use crate::tls::certificate::{Loaded, Resolver};
 use crate::tls::client::Clients;
-use crate::tls::handshake::Ending;
+use crate::tls::handshake::{Ending, Shaken};
 use crate::tls::settings::Offer;
 
 /// The TLS side of every listener that ends TLS, carried from snapshot to snapshot.
@@ -42,6 +42,9 @@ struct Known {
 struct ListenerTls {
     terms: Terms,
     made: Made,
+    /// Goes when connections that were made to it must not be used any more: when the listener goes, or asks its clients for something
+    /// else. See [`Shaken`].
+    standing: Arc<()>,
     /// Certificates that it refers to and that cannot be had.
     missing: Vec<(CertificateKey, String)>,
     /// Whether it has any.
@@ -75,7 +78,9 @@ struct Made {
 }
 
 impl Listeners {
-    /// Follows a snapshot. A certificate that has gone or that no longer parses, while a listener still refers to it, stays as it was.
+    /// Follows a snapshot. A certificate that no longer parses, while a listener still refers to it, stays as it was: that is a
+    /// mistake, and whoever made it would have an outage. So does one that is not in the snapshot: where a Secret was deleted,
+    /// `translate` takes the reference away too, so here it is one that could not be read.
     pub(crate) fn update(&mut self, snapshot: &Snapshot) {
         let wanted: Vec<(&GatewayKey, &Listener)> = snapshot
             .gateways
@@ -106,12 +111,15 @@ impl Listeners {
             let missing = listener.certificates.iter().filter_map(|key| Some((key.clone(), faults.get(key)?.clone()))).collect();
             let servable = !loaded.is_empty();
             let terms = Terms::of(listener, snapshot);
-            let made = match before.remove(&id) {
+            let old = before.remove(&id);
+            let kept = old.as_ref().filter(|old| old.terms.ask_the_same_as(&terms)).map(|old| old.standing.clone());
+            let standing = kept.unwrap_or_default();
+            let made = match old {
                 Some(old) if old.terms == terms => old.made,
-                _ => terms.make(),
+                _ => terms.make(Shaken::new(gateway, &listener.name, Arc::downgrade(&standing))),
             };
             made.resolver.replace(loaded);
-            self.listeners.insert(id, ListenerTls { terms, made, missing, servable });
+            self.listeners.insert(id, ListenerTls { terms, made, standing, missing, servable });
         }
     }
 
@@ -167,9 +175,14 @@ impl Terms {
         Self { is_http: listener.protocol == Protocol::Https, settings: listener.tls.clone(), clients }
     }
 
+    /// Whether a connection that was made on these terms may be used on the others. Versions and ciphers bind new connections only.
+    fn ask_the_same_as(&self, other: &Self) -> bool {
+        self.clients == other.clients && self.is_http == other.is_http
+    }
+
     /// Tickets are sealed with keys of this config alone, and its cache of sessions is its own: a session of one listener, or of other
     /// terms, is never resumed on it.
-    fn make(&self) -> Made {
+    fn make(&self, listener: Shaken) -> Made {
         let resolver = Arc::new(Resolver::default());
         let clients = self.clients.as_ref().map(|terms| Arc::new(Clients::new(&terms.authorities, terms.is_optional)));
         let offer = Offer::of(&self.settings);
@@ -196,7 +209,7 @@ impl Terms {
         if let Ok(ticketer) = ring::Ticketer::new() {
             config.ticketer = ticketer;
         }
-        Made { resolver, ending: Ending { config: Arc::new(config), clients }, fault }
+        Made { resolver, ending: Ending { config: Arc::new(config), clients, listener: Arc::new(listener) }, fault }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod flow;
 mod front;
+mod places;
 mod refusals;
 mod session;
 mod table;
@@ -17,15 +18,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::net::UdpSocket;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::{Bind, Shared};
 use crate::drain::{Signals, raised};
 use crate::limits::Limits;
 use crate::listen::accept::Face;
-use front::{Batch, Front};
+use front::Batch;
 use session::Sessions;
+
+pub(crate) use front::Front;
+pub(crate) use places::{Places, Share};
 
 /// Batches that are received before the other things have a turn.
 const TURNS: usize = 8;
@@ -36,21 +39,16 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// [`Limits::udp_unanswered`], and when none is left, or all are cut, the socket is closed. So the address is free only when this
 /// returns.
 pub(crate) async fn run(
-    socket: UdpSocket,
+    front: Front,
     bind: Bind,
     config: Shared,
     face: Arc<ArcSwap<Face>>,
     signals: Signals,
     limits: Arc<Limits>,
+    share: Share,
 ) {
-    let front = match Front::new(socket) {
-        Ok(front) => Arc::new(front),
-        Err(error) => {
-            tracing::error!(address = %bind.address, %error, "datagrams cannot be received");
-            return;
-        }
-    };
-    let mut sessions = Sessions::new(front.clone(), bind, config, face, limits.clone());
+    let front = Arc::new(front);
+    let mut sessions = Sessions::new(front.clone(), bind, config, face, limits.clone(), share);
     let mut batch = Batch::new();
     let (mut ending, mut cut) = (signals.ending.clone(), signals.cut.clone());
     let (mut ended, mut cut) = (pin!(raised(&mut ending)), pin!(raised(&mut cut)));
@@ -62,8 +60,11 @@ pub(crate) async fn run(
             () = cut.as_mut() => return,
             () = ended.as_mut(), if !sessions.is_ending() => sessions.end(),
             _ = sweeps.tick() => sessions.sweep(Instant::now()),
-            ready = front.readable() => {
-                if let Err(error) = ready.and_then(|()| receive(&front, &mut batch, &mut sessions)) {
+            ready = front.readable() => match ready.and_then(|()| receive(&front, &mut batch, &mut sessions)) {
+                Ok(false) => {}
+                // A socket that is ready is no reason for tokio to let others run: in a flood nobody else on this thread would.
+                Ok(true) => tokio::task::yield_now().await,
+                Err(error) => {
                     tracing::debug!(address = %bind.address, %error, "cannot receive");
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -72,16 +73,17 @@ pub(crate) async fn run(
     }
 }
 
-fn receive(front: &Front, batch: &mut Batch, sessions: &mut Sessions) -> io::Result<()> {
+/// Says whether more may be waiting.
+fn receive(front: &Front, batch: &mut Batch, sessions: &mut Sessions) -> io::Result<bool> {
     sessions.follow();
     for _ in 0..TURNS {
         let now = Instant::now();
         match front.receive(batch, |pair, datagram| sessions.pass_on(pair, datagram, now)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             received => received?,
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Often enough that a session ends about when it should.

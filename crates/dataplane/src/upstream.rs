@@ -14,29 +14,30 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use isthmus_routing::{BackendKey, BackendValidation, Bundle, Hostname, ProxyProtocol, Roots, Snapshot};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::{HttpPeer, PeerOptions};
-use rustls::ClientConfig;
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls_pki_types::ServerName;
+use rustls::{ClientConfig, HandshakeKind};
+use rustls_pki_types::{ServerName, UnixTime};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::connection::Connection;
 use crate::proxy::defaults;
-use crate::proxy_protocol;
+use crate::proxy_protocol::{self, Ends};
 use authorities::Authorities;
 use proof::{Leaf, Proofs};
 use verifier::Verifier;
 
+pub(crate) use announce::dial;
 pub(crate) use client_certificate::ClientCertificate;
 
 /// How connections to one backend are encrypted and what its certificate has to fulfil.
@@ -72,6 +73,9 @@ pub(crate) enum UpstreamTlsError {
     /// It did not answer in time.
     #[error("the backend's certificate could not be verified in time")]
     Timeout,
+    /// The session was resumed, and its certificate is not valid any more; that of the backend may be.
+    #[error("a session has lasted longer than the backend's certificate of then")]
+    Outlived,
     /// A connection has one certificate, and the next connection to the same address another.
     #[error("the backend shows several certificates, and this one has not been verified")]
     Changed,
@@ -80,7 +84,7 @@ pub(crate) enum UpstreamTlsError {
 impl UpstreamTlsError {
     /// Whether the certificate is to blame.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::Changed)
+        matches!(self, Self::Refused(_) | Self::Changed | Self::Outlived)
     }
 }
 
@@ -89,24 +93,30 @@ impl UpstreamTlsError {
 pub(crate) struct Caller {
     /// Of the Gateway.
     certificate: Option<Arc<ClientCertificate>>,
-    /// The ends of the client's connection.
-    source: SocketAddr,
-    destination: SocketAddr,
+    /// Of the client's connection.
+    ends: Ends,
 }
 
 impl Caller {
     /// A client, on its connection to the Gateway that shows this certificate.
-    pub(crate) fn new(client: SocketAddr, connection: &Connection, certificate: Option<Arc<ClientCertificate>>) -> Self {
-        Self { certificate, source: client, destination: connection.destination }
+    pub(crate) fn new(ends: Ends, certificate: Option<Arc<ClientCertificate>>) -> Self {
+        Self { certificate, ends }
     }
 
     #[cfg(test)]
     pub(crate) fn of_nobody() -> Self {
-        Self { certificate: None, source: ([192, 0, 2, 1], 5555).into(), destination: ([192, 0, 2, 2], 80).into() }
+        let ends = Ends { source: ([192, 0, 2, 1], 5555).into(), destination: ([192, 0, 2, 2], 80).into() };
+        Self { certificate: None, ends }
     }
 
-    fn header(&self, version: Option<ProxyProtocol>) -> Vec<u8> {
-        version.map_or_else(Vec::new, |version| proxy_protocol::header(version, self.source, self.destination))
+    /// What a connection on its behalf begins with.
+    pub(crate) fn header(&self, version: Option<ProxyProtocol>) -> Vec<u8> {
+        version.map_or_else(Vec::new, |version| proxy_protocol::header(version, self.ends.source, self.ends.destination))
+    }
+
+    /// What is shown to backends that ask for it.
+    pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
+        self.certificate.as_deref()
     }
 
     fn certificate_id(&self) -> Option<u64> {
@@ -155,7 +165,7 @@ impl UpstreamTls {
         })
     }
 
-    /// Shakes hands with a backend; `client` is shown if it asks. Takes as long as the backend does: the caller has a timeout.
+    /// Shakes hands with a backend; `client` is shown if it asks. After [`UpstreamTlsError::Outlived`] the next handshake is a full one. Takes as long as the backend does: the caller has a timeout.
     ///
     /// # Errors
     /// When the backend's certificate does not fulfil the policy, or there is no handshake.
@@ -164,7 +174,13 @@ impl UpstreamTls {
         stream: TcpStream,
         client: Option<&ClientCertificate>,
     ) -> Result<TlsStream<TcpStream>, UpstreamTlsError> {
-        self.shake(self.config(client), stream).await
+        let config = self.config(client);
+        let shaken = self.shake(config.clone(), stream).await;
+        if matches!(shaken, Err(UpstreamTlsError::Outlived)) {
+            // Its sessions go with it.
+            self.lock_configs().retain(|(_, known)| !Arc::ptr_eq(known, &config));
+        }
+        shaken
     }
 
     /// Sets what a peer of this backend needs; the name is what Pingora verifies, unless it has to be one of the subjectAltNames.
@@ -244,12 +260,25 @@ impl UpstreamTls {
     async fn shake(&self, config: Arc<ClientConfig>, stream: TcpStream) -> Result<TlsStream<TcpStream>, UpstreamTlsError> {
         let hostname = &self.validation.hostname;
         let name = ServerName::try_from(hostname.as_str().to_owned()).map_err(|_| UpstreamTlsError::Name(hostname.clone()))?;
-        TlsConnector::from(config).connect(name, stream).await.map_err(explain)
+        let stream = TlsConnector::from(config).connect(name.clone(), stream).await.map_err(explain)?;
+        let session = stream.get_ref().1;
+        if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+            // Rustls verifies none, and it may have expired since.
+            let chain = session.peer_certificates().and_then(<[_]>::split_first);
+            let (leaf, issuers) = chain.ok_or(UpstreamTlsError::Outlived)?;
+            let verified = self.verifier.verify_server_cert(leaf, issuers, &name, &[], UnixTime::now());
+            verified.map_err(|_| UpstreamTlsError::Outlived)?;
+        }
+        Ok(stream)
+    }
+
+    fn lock_configs(&self) -> MutexGuard<'_, Vec<(Option<u64>, Arc<ClientConfig>)>> {
+        self.configs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn config(&self, client: Option<&ClientCertificate>) -> Arc<ClientConfig> {
         let id = client.map(ClientCertificate::id);
-        let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut configs = self.lock_configs();
         if let Some((_, known)) = configs.iter().find(|(known, _)| *known == id) {
             return known.clone();
         }
@@ -294,7 +323,7 @@ pub(crate) fn personalise(
         peer.options.custom_l4 = Some(Arc::new(announce::Announcing::new(caller.header(Some(version)))));
         peer.options.idle_timeout = Some(defaults::ANNOUNCED_IDLE);
     }
-    let ends = version.map(|version| (version, caller.source, caller.destination));
+    let ends = version.map(|version| (version, caller.ends.source, caller.ends.destination));
     let certificate = certificate.map(|certificate| certificate.id());
     peer.group_key = GROUPS.hash_one((kind, tls.map(|tls| tls.id), certificate, ends));
 }

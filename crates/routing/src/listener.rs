@@ -24,6 +24,10 @@ pub struct Gateway {
     /// client says of itself is replaced.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub trusted_hops: u8,
+    /// Set when nobody knows at the moment what the two above are to be: whoever holds this Gateway goes on with what it has, see
+    /// [`crate::Snapshot::keeping`]. They are off until then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_clients: bool,
 }
 
 fn is_zero(number: &u8) -> bool {

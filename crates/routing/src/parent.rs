@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Attachment;
+use crate::{Attachment, Spoken};
 
 /// A port of a Service, as its clients see it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct ServiceParent {
     /// What clients dial: the Service's own addresses (`clusterIPs`), not those of its endpoints. Empty where none was given yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+    /// What its clients say (`appProtocol`, or the name of the port).
+    #[serde(default, skip_serializing_if = "Spoken::is_unknown")]
+    pub spoken: Spoken,
     /// Producer routes, those of the Service's own namespace: for every client that has no consumer routes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Attachment>,

@@ -13,7 +13,8 @@ use sha2::{Digest, Sha256};
 
 use crate::name::{InvalidName, as_text};
 use crate::{
-    Backend, BackendKey, Bundle, BundleKey, Certificate, CertificateKey, Gateway, GatewayKey, Route, RouteKey, ServiceParent,
+    Backend, BackendKey, Bundle, BundleKey, Certificate, CertificateKey, Frontend, FrontendKey, Gateway, GatewayKey, Identity,
+    Inbound, Mesh, Route, RouteKey, ServiceParent, Workloads,
 };
 
 pub use item::{Changes, Item, ItemKey, UnknownItem};
@@ -50,6 +51,18 @@ pub struct Snapshot {
     /// The same of certificates of authorities.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub kept_bundles: BTreeSet<BundleKey>,
+    /// Whose certificates workloads take from each other; none: nobody is in a mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<Arc<Mesh>>,
+    /// Where workloads are that have sidecars, each address once: connections to them are made as [`Snapshot::mesh`] says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub workloads: BTreeMap<Identity, Arc<Workloads>>,
+    /// Every Service that clients of a sidecar may call. What is called is in `services`, as soon as the sidecar has asked for it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub frontends: BTreeMap<FrontendKey, Arc<Frontend>>,
+    /// What the workload of this sidecar asks of those who call it; none: this is no sidecar's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbound: Option<Arc<Inbound>>,
 }
 
 /// A content hash: equal snapshots have equal versions on every machine.

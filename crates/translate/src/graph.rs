@@ -160,7 +160,11 @@ fn read_routes(objects: &Objects, parents: &Parents<'_>, backends: &Backends<'_,
     let tcp = objects.tcp_routes.values().map(|route| RouteView::from(&**route));
     let udp = objects.udp_routes.values().map(|route| RouteView::from(&**route));
     let nameable = http.chain(grpc).chain(tls).chain(tcp).chain(udp).filter(|view| is_nameable(&view.namespaced_name()));
-    let mut routes: Vec<_> = nameable.filter_map(|view| route::read(&view, parents, backends)).collect();
+    let read = |view: RouteView<'_>| {
+        let unreadable = objects.unreadable(view.kind, &view.namespaced_name());
+        route::read(&view, unreadable, parents, backends)
+    };
+    let mut routes: Vec<_> = nameable.filter_map(read).collect();
     routes.sort_by(|a, b| a.key.cmp(&b.key));
     routes
 }
@@ -173,9 +177,13 @@ fn claim(routes: &mut [RouteNode], known: &Parents<'_>, labels: &NamespaceLabels
                 Parent::Gateway(node) => {
                     attachment::claim(route, parent_ref, node, known, labels).map(|claims| node.claims = claims)
                 }
-                Parent::Service(node) => service::claim(parent_ref, &node.service, known.services)
-                    .map(|ports| node.ports = ports)
-                    .map_err(AttachmentFault::Service),
+                Parent::Service(node) => match service::claim(parent_ref, &node.service, known.services) {
+                    Ok(ports) => match &route.unreadable {
+                        Some(why) => Err(AttachmentFault::Unreadable(why.clone())),
+                        None => Ok(node.ports = ports),
+                    },
+                    Err(fault) => Err(AttachmentFault::Service(fault)),
+                },
             };
             *fault = claimed.err();
         }

@@ -7,7 +7,7 @@ use isthmus_api::parameters::ProxyProtocol;
 use isthmus_routing::{Backend, ClientValidation, Gateway, Listener, RouteKey, Snapshot};
 
 use crate::graph::Graph;
-use crate::graph::gateway::GatewayNode;
+use crate::graph::gateway::{GatewayFault, GatewayNode};
 use crate::graph::listener::ListenerNode;
 
 /// Everything that can be served, and nothing that is not referred to.
@@ -56,6 +56,7 @@ pub(crate) fn read(graph: &Graph<'_>) -> Snapshot {
         services,
         service_routes,
         backends,
+        ..Snapshot::default()
     }
 }
 
@@ -69,6 +70,7 @@ fn gateway(node: &GatewayNode) -> Option<Gateway> {
         client_certificate: node.client_certificate.clone(),
         proxy_protocol: clients.and_then(|clients| clients.proxy_protocol) == Some(ProxyProtocol::Required),
         trusted_hops: clients.and_then(|clients| clients.trusted_hops).unwrap_or_default(),
+        keeps_clients: node.fault.as_ref().is_some_and(GatewayFault::is_of_parameters),
     })
 }
 

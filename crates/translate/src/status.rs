@@ -112,3 +112,105 @@ fn listed<T: Display>(faults: impl ExactSizeIterator<Item = T>) -> String {
     }
     told.join("; ")
 }
+
+#[cfg(test)]
+mod tests {
+    use isthmus_api::NamespacedName;
+    use isthmus_routing::BackendTls;
+    use serde_json::{Value, json};
+
+    use crate::testing::{gateway, gateway_with, object, plain_listener, route, service, shown, translated};
+
+    fn name(name: &str) -> NamespacedName {
+        NamespacedName::new("shop", name)
+    }
+
+    fn parents() -> Value {
+        json!([{"name": "edge"}, {"name": "strange"}])
+    }
+
+    /// A route to Service `front` with a name that is none.
+    fn unreadable(kind: &str) -> Value {
+        let rules = json!([{"name": 5, "backendRefs": [{"name": "front", "port": 80}]}]);
+        route(kind, "bad", json!({"parentRefs": parents(), "hostnames": ["a.example.com"], "rules": rules}))
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_and_not_served() {
+        let neighbour = route("HTTPRoute", "good", json!({"parentRefs": [{"name": "edge"}], "rules": [{}]}));
+        let listeners = json!([
+            {"name": "http", "port": 80, "protocol": "HTTP"},
+            {"name": "tls", "port": 443, "protocol": "TLS", "tls": {"mode": "Passthrough"}},
+            {"name": "tcp", "port": 81, "protocol": "TCP"},
+            {"name": "udp", "port": 81, "protocol": "UDP"},
+        ]);
+        let routes = ["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"].map(unreadable);
+        let translation = translated([gateway(&listeners), service("front", 80), neighbour].into_iter().chain(routes));
+        let statuses = &translation.statuses;
+        for routes in
+            [&statuses.http_routes, &statuses.grpc_routes, &statuses.tls_routes, &statuses.tcp_routes, &statuses.udp_routes]
+        {
+            let parents = &routes[&name("bad")].parents;
+            assert_eq!(parents.len(), 1, "only the parents of ours");
+            assert_eq!(shown(&parents[0].conditions, 7), ["Accepted=False/UnsupportedValue", "ResolvedRefs=True/ResolvedRefs"]);
+            let message = &parents[0].conditions[0].message;
+            assert!(message.starts_with("spec.rules[0].name cannot be read: invalid type: integer `5`"), "{message}");
+        }
+        let served: Vec<_> = translation.snapshot.routes.keys().map(|key| key.name.as_str()).collect();
+        assert_eq!(served, ["good"]);
+        let attached: Vec<_> = statuses.gateways[&name("edge")].listeners.iter().map(|of| of.attached_routes).collect();
+        assert_eq!(attached, [1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_gateway_or_listener_set_that_cannot_be_read() {
+        let strange =
+            json!([{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Mars"}}}]);
+        let set = |listeners: &Value| {
+            let spec = json!({"parentRef": {"name": "edge"}, "listeners": listeners});
+            object("gateway.networking.k8s.io/v1", "ListenerSet", "shop", "set", json!({"generation": 5}), spec)
+        };
+        let allows = json!({"namespaces": {"from": "Same"}});
+        let good = |listeners: &Value| {
+            gateway_with(json!({"gatewayClassName": "isthmus", "listeners": listeners, "allowedListeners": allows}))
+        };
+        let to_edge = || route("HTTPRoute", "r", json!({"parentRefs": [{"name": "edge"}], "rules": [{}]}));
+
+        let translation = translated([good(&strange), set(&plain_listener()), to_edge()]);
+        let status = &translation.statuses.gateways[&name("edge")];
+        assert_eq!(shown(&status.conditions, 3)[..2], ["Accepted=False/Invalid", "Programmed=False/Invalid"]);
+        let message = &status.conditions[0].message;
+        assert!(message.starts_with("spec.listeners[0].allowedRoutes.namespaces.from cannot be read: "), "{message}");
+        let of_route = &translation.statuses.http_routes[&name("r")].parents[0].conditions;
+        assert_eq!(shown(of_route, 7)[0], "Accepted=False/NoMatchingParent");
+        let of_set = &translation.statuses.listener_sets[&name("set")].conditions;
+        assert_eq!(shown(of_set, 5), ["Accepted=False/ParentNotAccepted", "Programmed=False/ParentNotProgrammed"]);
+        assert!(translation.snapshot.gateways.is_empty() && translation.infrastructure.is_empty());
+
+        let translation = translated([good(&plain_listener()), set(&strange), to_edge()]);
+        let of_set = &translation.statuses.listener_sets[&name("set")].conditions;
+        assert_eq!(shown(of_set, 5), ["Accepted=False/Invalid", "Programmed=False/Invalid"]);
+        assert_eq!(translation.statuses.gateways[&name("edge")].attached_listener_sets, 0);
+        assert_eq!(translation.snapshot.routes.len(), 1, "the Gateway's own listener serves");
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_read_lets_nothing_through() {
+        let rules = json!([{"backendRefs": [{"name": "front", "port": 80}]}]);
+        let validation =
+            json!({"hostname": "a.example.com", "wellKnownCACertificates": "System", "subjectAltNames": [{"type": "Mars"}]});
+        let spec = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "front"}], "validation": validation});
+        let translation = translated([
+            gateway(&plain_listener()),
+            service("front", 80),
+            route("HTTPRoute", "r", json!({"parentRefs": [{"name": "edge"}], "rules": rules})),
+            object("gateway.networking.k8s.io/v1", "BackendTLSPolicy", "shop", "p", json!({"generation": 4}), spec),
+        ]);
+        let ancestors = &translation.statuses.backend_tls_policies[&name("p")].ancestors;
+        assert_eq!(shown(&ancestors[0].conditions, 4), ["Accepted=False/Invalid", "ResolvedRefs=True/ResolvedRefs"]);
+        let message = &ancestors[0].conditions[0].message;
+        assert!(message.starts_with("spec.validation.subjectAltNames[0].type cannot be read: "), "{message}");
+        let tls: Vec<_> = translation.snapshot.backends.values().map(|backend| backend.tls.clone()).collect();
+        assert_eq!(tls, [Some(BackendTls::Invalid)]);
+    }
+}

@@ -6,7 +6,7 @@ use super::{assert_none, root};
 
 const TABLE: &str = "tests/cases/BAD_INPUT.md";
 
-/// The lines of the list that the table answers: objects, TLS at HTTP and HTTPS listeners, connections and datagrams, Services as parents.
+/// The lines of the list that the table answers: objects, TLS at listeners, connections and datagrams, Services as parents.
 fn lines() -> impl Iterator<Item = u32> {
     (1..=34).chain(76..=85).chain(201..=213).chain(301..=306)
 }

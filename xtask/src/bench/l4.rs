@@ -10,7 +10,7 @@ mod report;
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::{fs, thread};
+use std::{fs, io, thread};
 
 use clap::Parser;
 
@@ -26,7 +26,7 @@ struct Flags {
     /// A Markdown file for the figures.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Rounds of about four seconds for each gateway; eight or more for figures that mean something.
+    /// Rounds of about five seconds for each gateway; eight or more for figures that mean something.
     #[arg(long, default_value_t = 8)]
     rounds: usize,
     /// Measure the release binary that is there instead of building it first.
@@ -35,7 +35,13 @@ struct Flags {
     /// Leave this gateway out: only the others, and no limits.
     #[arg(long)]
     others_only: bool,
+    /// An `isthmus` of before a change, to be measured in the same rounds.
+    #[arg(long, value_name = "BINARY")]
+    before: Option<PathBuf>,
 }
+
+/// How often connections without TLS and with it are counted in a slice.
+const TURNS: u32 = 4;
 
 /// What one gateway did in one round.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,8 +54,17 @@ struct Slice {
     tls_cpu_seconds_per_gib: f64,
     /// A message of 64 bytes there and back, less what it takes without a gateway, in the median.
     added_microseconds: f64,
-    /// A connection with a whole handshake, one round trip, and its end.
-    handshake_cpu_ms: f64,
+    /// A connection without TLS: accepted, another one opened to the backend, 64 bytes there and back, both ended, a line in the log.
+    connection_cpu_ms: f64,
+    /// The same with a whole handshake.
+    tls_connection_cpu_ms: f64,
+}
+
+impl Slice {
+    /// What a connection with TLS costs more than one without: the handshake, its tickets, three short records, the alerts at the end.
+    fn handshake_cpu_ms(&self) -> f64 {
+        self.tls_connection_cpu_ms - self.connection_cpu_ms
+    }
 }
 
 /// Fails if a limit is missed, after the figures have been shown.
@@ -60,6 +75,7 @@ pub(super) fn run(flags: &[String]) -> Result<(), Fault> {
     };
     packages()?;
     let mut kinds = vec![Kind::Haproxy, Kind::Again, Kind::Nginx];
+    kinds.extend(flags.before.is_some().then_some(Kind::Before));
     if !flags.others_only {
         kinds.insert(0, Kind::Isthmus);
         if !flags.no_build {
@@ -69,8 +85,9 @@ pub(super) fn run(flags: &[String]) -> Result<(), Fault> {
     // All threads that are started from here on, and not those that were started before: there are none.
     process::capture(Command::new("taskset").args(["-p", "-c", "0", &std::process::id().to_string()]))?;
     let far = Far::start()?;
-    let contenders = kinds.iter().map(|kind| Contender::start(&far, *kind)).collect::<Result<Vec<_>, _>>()?;
-    println!("{} rounds of {} gateways, about four seconds each.", flags.rounds, kinds.len());
+    let before = flags.before.as_ref().map(|path| workspace::caller().join(path));
+    let contenders = kinds.iter().map(|kind| Contender::start(&far, *kind, before.as_deref())).collect::<Result<Vec<_>, _>>()?;
+    println!("{} rounds of {} gateways, about five seconds each.", flags.rounds, kinds.len());
     let slices = take_turns(&far, &contenders, flags.rounds)?;
     let measured =
         contenders.iter().zip(slices).map(|(one, slices)| Measured { kind: one.kind(), version: one.version(), slices });
@@ -118,7 +135,7 @@ fn take_turns(far: &Far, contenders: &[Contender], rounds: usize) -> Result<Vec<
 fn slice(far: &Far, contender: &Contender) -> Result<Slice, Fault> {
     let in_words =
         |what: &'static str| move |error| Fault::said(format!("{what} through {}: {error}", contender.kind().as_str()));
-    let cpu = |what: &mut dyn FnMut() -> std::io::Result<f64>, words| {
+    let cpu = |what: &mut dyn FnMut() -> io::Result<f64>, words| {
         let before = contender.cpu_seconds()?;
         let found = what().map_err(in_words(words))?;
         // What the ends of connections cost belongs to the slice.
@@ -128,7 +145,13 @@ fn slice(far: &Far, contender: &Contender) -> Result<Slice, Fault> {
     let (plain, tls) = (contender.plain(), contender.tls());
     let (bytes, spent) = cpu(&mut || far.download(plain), "downloading")?;
     let (tls_bytes, tls_spent) = cpu(&mut || far.download_tls(tls), "downloading with TLS")?;
-    let (handshakes, handshaking) = cpu(&mut || far.handshakes(tls), "shaking hands")?;
+    let (mut connecting, mut connecting_tls) = (0.0, 0.0);
+    // In turns, so that what else the machine does is in both.
+    for _ in 0..TURNS {
+        connecting += cpu(&mut || far.connections(plain), "connecting")?.1;
+        connecting_tls += cpu(&mut || far.handshakes(tls), "shaking hands")?.1;
+    }
+    let connections = f64::from(far::CONNECTIONS * TURNS);
     let direct = far.round_trip(far.backend()).map_err(in_words("asking the backend, not"))?;
     let through = far.round_trip(plain).map_err(in_words("asking"))?;
     let seconds = far::SLICE.as_secs_f64();
@@ -139,6 +162,7 @@ fn slice(far: &Far, contender: &Contender) -> Result<Slice, Fault> {
         tls_bytes_per_second: tls_bytes / seconds,
         tls_cpu_seconds_per_gib: tls_spent / gib(tls_bytes),
         added_microseconds: through - direct,
-        handshake_cpu_ms: handshaking * 1000.0 / handshakes,
+        connection_cpu_ms: connecting * 1000.0 / connections,
+        tls_connection_cpu_ms: connecting_tls * 1000.0 / connections,
     })
 }

@@ -68,6 +68,12 @@ impl CompiledRule {
         Some(Share { position, backend })
     }
 
+    /// Whether one of its backendRefs names this backend, with whatever weight.
+    pub(crate) fn refers_to(&self, backend: &BackendKey) -> bool {
+        let named = |target: &Target| matches!(target, Target::Backend(key) if key == backend);
+        self.rule().is_some_and(|rule| !rule.invalid && rule.backends.iter().any(|weighted| named(&weighted.target)))
+    }
+
     /// The filters of the backendRef at this position.
     pub(crate) fn backend_filters(&self, position: usize) -> Option<&Filters> {
         self.backend_filters.get(position)

@@ -203,6 +203,7 @@ fn with_a_service() -> Snapshot {
     let mut snapshot = snapshot();
     let attach = |route: &str| vec![Attachment { route: key(route), hostnames: Vec::new() }];
     let service = ServiceParent {
+        spoken: isthmus_routing::Spoken::Unknown,
         addresses: vec![[127, 1, 0, 1].into(), [127, 1, 0, 2].into()],
         routes: attach("HTTPRoute/a/one"),
         consumers: [("b".to_owned(), attach("HTTPRoute/b/mine"))].into(),

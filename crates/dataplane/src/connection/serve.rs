@@ -18,6 +18,7 @@ use pingora_core::protocols::http::v2::server::H2Options;
 use pingora_core::server::ShutdownWatch;
 use pingora_http::ResponseHeader;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use crate::connection::head::{Fault, Head, Scanner, is_preface};
@@ -67,7 +68,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
         loop {
             let head = match waits.next(&mut io, ended.as_mut(), &self.limits).await {
                 Next::Request(head) => head,
-                Next::Http2 => return self.run_http2(io, ending, waits.due).await,
+                Next::Http2 => return self.run_http2(io, waits.due).await,
                 Next::Refuse(status) => return refuse(io, status, &self.limits).await,
                 Next::Close => return close(io, &self.limits).await,
             };
@@ -88,9 +89,16 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
     }
 
     /// Pingora drives the connection and spawns its streams. It would wait for ever for a first request.
-    async fn run_http2(self: &Arc<Self>, mut io: Box<Io>, ending: &ShutdownWatch, due: Instant) {
+    async fn run_http2(self: &Arc<Self>, mut io: Box<Io>, due: Instant) {
         io.switch_to_http2();
         let connection = io.connection().clone();
+        // Pingora's signal for this connection alone.
+        let (end, ending) = watch::channel(false);
+        let told = async {
+            connection.wait_for_end().await;
+            end.send_replace(true);
+            std::future::pending::<()>().await;
+        };
         let silent = async {
             tokio::time::sleep_until(due).await;
             if connection.requests() > 0 {
@@ -98,7 +106,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
             }
         };
         tokio::select! {
-            _ = self.process_new(io, ending) => {}
+            _ = self.process_new(io, &ending) => {}
+            () = told => {}
             () = silent => connection.fault(ConnectionFault::HeaderTimeout),
         }
     }

@@ -58,6 +58,11 @@ impl Reply {
         self
     }
 
+    /// Whether the connection is not used again.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.close
+    }
+
     /// The HTTP code (gRPC calls get another).
     pub(crate) fn code(&self) -> u16 {
         self.code

@@ -14,11 +14,12 @@ use super::local_response::Reply;
 use super::{forward, forwarded, timed, wire};
 use crate::balance::Tried;
 use crate::config::rule::CompiledRule;
-use crate::config::{Bind, CompiledParent, Config, Port};
+use crate::config::{Bind, CompiledParent, Config, Port, Speech};
 use crate::connection::TlsInfo;
 use crate::filter::mirror::{Copies, Mirrors};
 use crate::filter::redirect::Arrival;
 use crate::filter::{Answering, Filters, cors, redirect};
+use crate::proxy_protocol::Ends;
 use crate::telemetry::Flags;
 use crate::upstream::Caller;
 
@@ -47,7 +48,11 @@ pub(super) fn decide(session: &mut ServerSession, ctx: &mut RequestContext) -> R
         return Err(Reply::error(431, Flags::DOWNSTREAM_PROTOCOL_ERROR, "the request has too many headers"));
     };
     ctx.client = Some(client.address);
-    let parent = parent(port, connection.tls.as_ref(), &host)?;
+    let parent = parent(port, connection.tls.as_ref(), &host).inspect_err(|reply| {
+        if reply.is_closing() {
+            connection.retire();
+        }
+    })?;
     if let Some(record) = &mut ctx.record {
         record.parent = Some(parent.metrics().clone());
     }
@@ -57,7 +62,7 @@ pub(super) fn decide(session: &mut ServerSession, ctx: &mut RequestContext) -> R
     let arrived = Arrived { host: &host, https: client.https, port: arrived_port };
     filter(&rule.filters, session, ctx, &arrived)?;
     let certificate = port.and_then(|port| port.client_certificate.clone());
-    let caller = Caller::new(client.address, &connection, certificate);
+    let caller = Caller::new(Ends { source: client.address, destination: connection.destination }, certificate);
     let position = choose(&rule, session, ctx, (&config, caller))?;
     rule.backend_filters(position).map_or(Ok(()), |filters| filter(filters, session, ctx, &arrived))
 }
@@ -86,21 +91,28 @@ struct Arrived<'a> {
     port: u16,
 }
 
-/// The listener that a host belongs to, or the Service that owns the port. Under TLS it has to be the one whose certificate and rules the client has been shown, since a
-/// client may use one connection for every name in a certificate (RFC 9110, 15.5.20).
+/// The listener that a host belongs to, or the Service that owns the port. Under TLS it has to be the one whose certificate the client has
+/// been shown and whose rules it has fulfilled, since a client may use one connection for every name in a certificate (RFC 9110, 15.5.20),
+/// and keep it for longer than the rules last. A plain connection of before the port spoke TLS has been shown none. One that is not even for
+/// its own server name any more is closed, since many clients would come back on it.
 fn parent<'c>(port: Option<&'c Arc<Port>>, tls: Option<&TlsInfo>, host: &str) -> Result<&'c Arc<CompiledParent>, Reply> {
     let none = || Reply::error(404, Flags::NO_ROUTE, format!("no listener here takes the host `{host}`"));
     let port = port.ok_or_else(none)?;
     let parent = port.parents.get(host).ok_or_else(none)?;
-    if let Some(tls) = tls {
-        let name = tls.server_name.as_deref().unwrap_or_default();
-        let shaken = if name == host { Some(parent) } else { port.parents.get(name) };
-        if shaken.is_none_or(|shaken| !Arc::ptr_eq(shaken, parent)) {
-            let text = format!("the host `{host}` is not of the listener that this connection was made to; open another one");
-            return Err(Reply::error(421, Flags::DOWNSTREAM_PROTOCOL_ERROR, text));
-        }
+    let is_its_own = match tls {
+        Some(tls) => port.is_of(&tls.listener, parent),
+        None => port.speech != Speech::Tls,
+    };
+    if is_its_own {
+        return Ok(parent);
     }
-    Ok(parent)
+    let text = format!("the host `{host}` is not of the listener that this connection was made to; open another one");
+    let reply = Reply::error(421, Flags::DOWNSTREAM_PROTOCOL_ERROR, text);
+    let is_of_use = tls.is_some_and(|tls| {
+        let now = port.parents.get(tls.server_name.as_deref().unwrap_or_default());
+        now.is_some_and(|now| port.is_of(&tls.listener, now))
+    });
+    Err(if is_of_use { reply } else { reply.closing() })
 }
 
 /// The rule that takes the request.

@@ -5,12 +5,14 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io;
+use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -34,6 +36,8 @@ pub(super) struct Splice {
     endpoint: Transport,
     up: Half,
     down: Half,
+    /// When bytes were last moved.
+    active: Instant,
 }
 
 /// One direction.
@@ -58,6 +62,13 @@ enum State {
     Broken,
 }
 
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Endpoint,
+}
+
 /// Which side of a direction failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -68,24 +79,24 @@ enum Fault {
 impl Splice {
     /// `first` is what was read from the client already, and goes to the endpoint before all else.
     pub(super) fn new(client: Transport, endpoint: Transport, first: Vec<u8>) -> Self {
-        Self { client, endpoint, up: Half { waiting: first, ..Half::default() }, down: Half::default() }
+        let up = Half { waiting: first, ..Half::default() };
+        Self { client, endpoint, up, down: Half::default(), active: Instant::now() }
     }
 
     /// Passes everything on until both sides have ended, one is reset, or nothing has gone either way for too long. Cancel safe: what
     /// was moved until then is in [`Splice::moved`].
     pub(super) async fn run(&mut self, limits: &Limits, metrics: &StreamMetrics) -> StreamEnd {
         let mut sleep = pin!(tokio::time::sleep(limits.stream_idle));
-        let mut active = Instant::now();
         poll_fn(|cx| {
             match self.poll(cx, metrics) {
                 Err(end) => return Poll::Ready(end),
-                Ok(true) => active = Instant::now(),
+                Ok(true) => self.active = Instant::now(),
                 Ok(false) => {}
             }
             if self.up.is_over() && self.down.is_over() {
                 return Poll::Ready(self.over());
             }
-            poll_until(sleep.as_mut(), cx, active + self.patience(limits)).map(|()| StreamEnd::Idle)
+            poll_until(sleep.as_mut(), cx, self.active + self.patience(limits)).map(|()| StreamEnd::Idle)
         })
         .await
     }
@@ -101,13 +112,49 @@ impl Splice {
         reset(self.endpoint.socket());
     }
 
+    /// Ends it after one side has broken off. The other one is sent all that was read for it, and then sees that this is not the end: under
+    /// TLS an end without `close_notify`, else a reset. The system throws away what a socket has not sent when that is reset, and does
+    /// not say when it has sent all, so the reset comes [`Limits::linger`] after the last byte. Returns what was moved in all. Dropping
+    /// it breaks off the other side at once.
+    pub(super) async fn break_off(self, side: Side, limits: &Limits) -> (u64, u64) {
+        let Self { client, endpoint, mut up, mut down, active } = self;
+        let (broken, mut other, half) = match side {
+            Side::Client => (client, endpoint, &mut up),
+            Side::Endpoint => (endpoint, client, &mut down),
+        };
+        reset(broken.socket());
+        drop(broken);
+        let is_plain = matches!(other, Transport::Plain(_));
+        if is_plain {
+            reset(other.socket());
+        }
+        let waiting = std::mem::take(&mut half.waiting);
+        let waiting = waiting.get(half.start..).unwrap_or_default();
+        let since = if waiting.is_empty() { active } else { Instant::now() };
+        let told = async {
+            other.write_all(waiting).await?;
+            half.moved += waiting.len() as u64;
+            other.flush().await?;
+            if !is_plain {
+                SockRef::from(other.socket()).shutdown(Shutdown::Write)?;
+            }
+            // What it still says is dropped: bytes that nobody has read would make a reset of the end.
+            let mut rest = [0; 1024];
+            while other.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // Whatever became of it, the socket is closed now.
+        let _ = tokio::time::timeout_at(since + limits.linger, told).await;
+        (up.moved, down.moved)
+    }
+
     /// Whether something happened.
     fn poll(&mut self, cx: &mut Context<'_>, metrics: &StreamMetrics) -> Result<bool, StreamEnd> {
-        let Self { client, endpoint, up, down } = self;
+        let Self { client, endpoint, up, down, .. } = self;
         SCRATCH.with_borrow_mut(|scratch| {
-            let sent = up.poll(cx, client, endpoint, scratch, |bytes| metrics.received(bytes));
+            let sent = up.poll(cx, (client, endpoint), down.state, scratch, |bytes| metrics.received(bytes));
             let sent = up.judge(sent, StreamEnd::ClientReset)?;
-            let received = down.poll(cx, endpoint, client, scratch, |bytes| metrics.sent(bytes));
+            let received = down.poll(cx, (endpoint, client), up.state, scratch, |bytes| metrics.sent(bytes));
             let received = down.judge(received, StreamEnd::EndpointReset)?;
             Ok(sent || received)
         })
@@ -144,12 +191,12 @@ impl Half {
         }
     }
 
-    /// Moves what can be moved; says whether anything was.
+    /// Moves what can be moved; says whether anything was. `back` is the state of the other direction.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut Transport,
-        target: &mut Transport,
+        (source, target): (&mut Transport, &mut Transport),
+        back: State,
         scratch: &mut [u8],
         count: impl Fn(usize),
     ) -> Result<bool, Fault> {
@@ -186,6 +233,8 @@ impl Half {
             let mut read = ReadBuf::new(scratch);
             match source.as_mut().poll_read(cx, &mut read) {
                 Poll::Pending => return Ok(progress),
+                // Many do not take leave in TLS of somebody who has taken leave of them.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof && back == State::Done => read.clear(),
                 Poll::Ready(received) => received.map_err(|_| Fault::Source)?,
             }
             progress = true;
@@ -210,7 +259,7 @@ impl Half {
 }
 
 /// None: nothing more is taken for now.
-fn write(written: &Poll<std::io::Result<usize>>) -> Result<Option<usize>, Fault> {
+fn write(written: &Poll<io::Result<usize>>) -> Result<Option<usize>, Fault> {
     match written {
         Poll::Pending => Ok(None),
         Poll::Ready(Ok(0) | Err(_)) => Err(Fault::Target),

@@ -1,6 +1,7 @@
 //! Real sockets through the accept path of an address, towards endpoints that the tests hold in their hands.
 
 mod bed;
+mod cuts;
 mod shared_port;
 
 use std::io::ErrorKind;

@@ -22,6 +22,8 @@ pub(crate) struct Hosts {
     is_http: bool,
     /// Whether one of them carries any bytes.
     is_stream: bool,
+    /// Whether one of them leaves TLS to the backend.
+    is_passthrough: bool,
 }
 
 /// What a listener does with a connection.
@@ -49,6 +51,7 @@ impl<'h> FromIterator<(Option<&'h Hostname>, Taker)> for Hosts {
             let is_http = matches!(taker, Taker::Http(_));
             hosts.is_http |= is_http;
             hosts.is_stream |= !is_http;
+            hosts.is_passthrough |= matches!(taker, Taker::PassThrough);
             hosts.takers.insert(hostname, taker);
         }
         hosts
@@ -109,7 +112,7 @@ pub(crate) struct Greeted {
     pub(crate) taker: Taker,
     /// The ClientHello as rustls goes on with it.
     pub(crate) accepted: Accepted,
-    /// Everything that was read from the socket, as it came: the ClientHello and perhaps what follows it.
+    /// If it is passed on: everything that was read from the socket, as it came, the ClientHello and perhaps what follows it.
     pub(crate) read: Vec<u8>,
 }
 
@@ -119,7 +122,8 @@ pub(crate) struct Greeted {
 /// The client has been told as far as TLS has a word for it.
 pub(crate) async fn greet(mut socket: TcpStream, hosts: &Hosts, deadline: Instant, limits: &Limits) -> Result<Greeted, TlsError> {
     let mut read = Vec::with_capacity(2048);
-    let hello = timeout_at(deadline, read_hello(&mut socket, &mut read, limits)).await.map_err(|_| TlsError::HelloTimeout)??;
+    let hello = read_hello(&mut socket, &mut read, hosts.is_passthrough, limits);
+    let hello = timeout_at(deadline, hello).await.map_err(|_| TlsError::HelloTimeout)??;
     let accepted = match hello {
         Ok(accepted) => accepted,
         Err(error) => {
@@ -137,7 +141,10 @@ pub(crate) async fn greet(mut socket: TcpStream, hosts: &Hosts, deadline: Instan
     let name = accepted.client_hello().server_name().map(|name| name.trim_end_matches('.').to_ascii_lowercase());
     // A client without SNI gets the listener without a hostname.
     match hosts.get(name.as_deref().unwrap_or_default()).cloned() {
-        Some(taker) => Ok(Greeted { socket, name, taker, accepted, read }),
+        Some(taker) => {
+            let read = if matches!(taker, Taker::PassThrough) { read } else { Vec::new() };
+            Ok(Greeted { socket, name, taker, accepted, read })
+        }
         None if hosts.is_stream => Err(unrecognized(socket, name, limits).await),
         None => {
             refuse(socket, &UNRECOGNIZED_NAME, limits).await;
@@ -153,7 +160,13 @@ pub(crate) async fn unrecognized(socket: TcpStream, name: Option<String>, limits
     TlsError::Name(name)
 }
 
-async fn read_hello(socket: &mut TcpStream, read: &mut Vec<u8>, limits: &Limits) -> io::Result<Result<Accepted, HelloError>> {
+/// `keep`: all that was read stays in `read`. Rustls has a copy of its own, so it is not kept without need.
+pub(super) async fn read_hello(
+    socket: &mut TcpStream,
+    read: &mut Vec<u8>,
+    keep: bool,
+    limits: &Limits,
+) -> io::Result<Result<Accepted, HelloError>> {
     let mut reader = Reader::new(limits.client_hello_bytes);
     loop {
         let before = read.len();
@@ -162,7 +175,8 @@ async fn read_hello(socket: &mut TcpStream, read: &mut Vec<u8>, limits: &Limits)
         }
         match reader.push(&read[before..]) {
             Ok(Some(accepted)) => return Ok(Ok(accepted)),
-            Ok(None) => {}
+            Ok(None) if keep => {}
+            Ok(None) => read.clear(),
             Err(error) => return Ok(Err(error)),
         }
     }

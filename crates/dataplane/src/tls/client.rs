@@ -59,12 +59,20 @@ impl Refusal {
     }
 }
 
+/// The certificates of a bundle in its order. What is not PEM is passed over: fewer certificates are valid then, and never more.
+pub(crate) fn certificates_of(bundle: &Bundle) -> impl Iterator<Item = CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(bundle.certificates.as_bytes()).filter_map(|der| {
+        der.inspect_err(|fault| tracing::warn!("a bundle of authorities is not PEM at some place, which is left out: {fault}"))
+            .ok()
+    })
+}
+
 impl Clients {
     /// Takes certificates that one of these authorities has signed. A certificate of an authority that cannot be read is passed over.
     pub(super) fn new(authorities: &[Arc<Bundle>], optional: bool) -> Self {
         let mut roots = RootCertStore::empty();
         for bundle in authorities {
-            roots.add_parsable_certificates(CertificateDer::pem_slice_iter(bundle.certificates.as_bytes()).flatten());
+            roots.add_parsable_certificates(certificates_of(bundle));
         }
         let provider = Arc::new(ring::default_provider());
         let algorithms = provider.signature_verification_algorithms;

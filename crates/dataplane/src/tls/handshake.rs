@@ -1,7 +1,8 @@
 //! A ClientHello and the listener that it is for -> a TLS stream of that listener.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use isthmus_routing::GatewayKey;
 use rustls::server::{Accepted, ServerConnection};
 use rustls::{ProtocolVersion, ServerConfig};
 use tokio::io::AsyncWriteExt as _;
@@ -22,9 +23,39 @@ pub(crate) struct Ending {
     pub(super) config: Arc<ServerConfig>,
     /// None: its clients are not asked for certificates.
     pub(super) clients: Option<Arc<Clients>>,
+    pub(super) listener: Arc<Shaken>,
+}
+
+/// A listener as it was when a connection was made to it.
+#[derive(Debug)]
+pub(crate) struct Shaken {
+    gateway: GatewayKey,
+    name: String,
+    /// Gone when the listener is, or asks its clients for something else than it did.
+    standing: Weak<()>,
+}
+
+impl Shaken {
+    pub(crate) fn new(gateway: &GatewayKey, name: &str, standing: Weak<()>) -> Self {
+        Self { gateway: gateway.clone(), name: name.to_owned(), standing }
+    }
+
+    /// Whether it is this one, and asks its clients for the same as it did then. A listener that has gone and come back is another one.
+    pub(crate) fn is(&self, gateway: &GatewayKey, name: &str) -> bool {
+        self.is_standing() && self.name == name && self.gateway == *gateway
+    }
+
+    pub(crate) fn is_standing(&self) -> bool {
+        self.standing.strong_count() > 0
+    }
 }
 
 impl Ending {
+    /// What connections that are made with it are made to.
+    pub(crate) fn listener(&self) -> &Shaken {
+        &self.listener
+    }
+
     /// Shakes hands before `deadline`. `name` is that of the ClientHello, lower-case and without a trailing dot. Dropping it closes the
     /// socket.
     ///
@@ -59,13 +90,19 @@ impl Ending {
                 return Err(TlsError::Client(Refusal::of(&error).unwrap_or(Refusal::Invalid)));
             }
         };
-        let info = info(name, session, client_certificate);
+        let info = info(self.listener.clone(), name, session, client_certificate);
         Ok((stream, info))
     }
 }
 
-fn info(server_name: Option<String>, session: &ServerConnection, client_certificate: Option<Box<str>>) -> TlsInfo {
+fn info(
+    listener: Arc<Shaken>,
+    server_name: Option<String>,
+    session: &ServerConnection,
+    client_certificate: Option<Box<str>>,
+) -> TlsInfo {
     TlsInfo {
+        listener,
         server_name,
         version: match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",

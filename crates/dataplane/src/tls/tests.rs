@@ -1,6 +1,7 @@
 //! Handshakes with a rustls client, against listeners that follow snapshots.
 
 mod clients;
+mod kept;
 
 use std::net::Ipv4Addr;
 
@@ -210,6 +211,42 @@ async fn plain_http_gets_a_plain_answer() {
     let (server, text) = tokio::join!(accept(socket, &hosts, Instant::now() + Duration::from_secs(5), &limits), talk);
     assert!(matches!(server, Err(TlsError::NotTls)));
     assert!(text.starts_with("HTTP/1.1 400 Bad Request\r\n") && text.ends_with("use https:// for the URL"), "{text}");
+}
+
+/// What a client says first may be long, and rustls has it already.
+#[tokio::test]
+async fn a_hello_is_kept_only_where_it_may_be_passed_on() {
+    let source = [listener("a", Some("a.test"), &[])];
+    let mut listeners = Listeners::default();
+    listeners.update(&snapshot(&source, &[]));
+    let ending = Taker::Http(listeners.config(&gateway(), "a").expect("it is HTTPS"));
+    let other: Hostname = "b.test".parse().expect("a hostname");
+    let long = client(&["x".repeat(200).as_str(); 200]);
+    for (name, with_passthrough, kept) in [("a.test", false, false), ("a.test", true, false), ("b.test", true, true)] {
+        let mut hello = Vec::new();
+        let mut connection = rustls::ClientConnection::new(long.clone(), name.try_into().expect("a name")).expect("a client");
+        while connection.wants_write() {
+            connection.write_tls(&mut hello).expect("into memory");
+        }
+        assert!(hello.len() > 40_000, "{}", hello.len());
+        let takers = [(source[0].hostname.as_ref(), ending.clone()), (Some(&other), Taker::PassThrough)];
+        let hosts: Hosts = takers.into_iter().take(1 + usize::from(with_passthrough)).collect();
+        let bound = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let mut client = TcpStream::connect(bound.local_addr().expect("bound")).await.expect("listening");
+        client.write_all(&hello).await.expect("is taken");
+        let (mut socket, _) = bound.accept().await.expect("connected");
+        if !with_passthrough {
+            let mut read = Vec::with_capacity(2048);
+            let peeked = socket.peek(&mut [0; 1]).await.expect("it has come");
+            assert_eq!(peeked, 1);
+            super::accept::read_hello(&mut socket, &mut read, false, &Limits::default()).await.expect("open").expect("a hello");
+            assert!(read.capacity() <= 2048, "{}", read.capacity());
+            continue;
+        }
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let greeted = greet(socket, &hosts, deadline, &Limits::default()).await.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(greeted.read, if kept { hello } else { Vec::new() }, "{name}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

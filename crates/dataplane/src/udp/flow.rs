@@ -77,19 +77,23 @@ impl Flow {
                 Ok(()) => BUFFER.with_borrow_mut(|buffer| self.pass_on(buffer, front, metrics)),
                 Err(error) => Err(error),
             };
-            if let Err(error) = passed {
-                break error;
+            match passed {
+                Ok(false) => {}
+                // Tokio would not let others run as long as the socket is ready.
+                Ok(true) => tokio::task::yield_now().await,
+                Err(error) => break error,
             }
         };
         self.broken.store(true, Relaxed);
         error
     }
 
-    fn pass_on(&self, buffer: &mut [u8], front: &Front, metrics: &UdpMetrics) -> io::Result<()> {
+    /// Says whether more may be waiting.
+    fn pass_on(&self, buffer: &mut [u8], front: &Front, metrics: &UdpMetrics) -> io::Result<bool> {
         for _ in 0..BURST {
             let length = match self.socket.try_recv(buffer) {
                 Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if quinn_udp::is_msg_size_err(&error) => continue,
                 Err(error) => return Err(error),
             };
@@ -100,7 +104,7 @@ impl Flow {
                 Err(_) => metrics.dropped(UdpDrop::Client),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn touch(&self, now: Instant) {

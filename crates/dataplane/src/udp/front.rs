@@ -23,7 +23,7 @@ const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
 /// A listening socket.
 #[derive(Debug)]
-pub(super) struct Front {
+pub(crate) struct Front {
     socket: UdpSocket,
     calls: UdpSocketState,
 }
@@ -44,7 +44,7 @@ impl Batch {
 impl Front {
     /// # Errors
     /// If the system does not tell which address clients speak to.
-    pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
+    pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
         let local = socket.local_addr()?;
         // It sets options for QUIC on the socket that it is shown, and one of them forbids fragments; what it is later called with
         // needs none of them. So it is shown another socket.

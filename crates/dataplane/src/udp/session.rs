@@ -10,9 +10,11 @@ use tokio::time::Instant;
 
 use super::flow::Flow;
 use super::front::Front;
+use super::places::Share;
 use super::refusals::Refusals;
 use super::table::{Bounds, Full, Pair, Table};
 use crate::balance::{BackendState, InFlight};
+use crate::config::rule::CompiledRule;
 use crate::config::{Bind, Config, Shared};
 use crate::limits::Limits;
 use crate::listen::accept::Face;
@@ -30,6 +32,7 @@ pub(super) struct Sessions {
     face: Arc<ArcSwap<Face>>,
     limits: Arc<Limits>,
     table: Table<Session>,
+    share: Share,
     refusals: Arc<Refusals>,
     ending: bool,
 }
@@ -54,10 +57,17 @@ impl Drop for Session {
 }
 
 impl Sessions {
-    pub(super) fn new(front: Arc<Front>, bind: Bind, shared: Shared, face: Arc<ArcSwap<Face>>, limits: Arc<Limits>) -> Self {
-        let bounds = Bounds { all: limits.udp_sessions, client: limits.udp_client_sessions };
+    pub(super) fn new(
+        front: Arc<Front>,
+        bind: Bind,
+        shared: Shared,
+        face: Arc<ArcSwap<Face>>,
+        limits: Arc<Limits>,
+        share: Share,
+    ) -> Self {
+        let bounds = Bounds { client: limits.udp_client_sessions, in_use: limits.udp_in_use };
         let (config, refusals) = (shared.load_full(), Arc::default());
-        Self { front, bind, shared, config, face, limits, table: Table::new(bounds), refusals, ending: false }
+        Self { front, bind, shared, config, face, limits, table: Table::new(bounds), share, refusals, ending: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -74,20 +84,25 @@ impl Sessions {
         self.ending = true;
     }
 
-    /// Takes the configuration of now: sessions whose endpoint it does not have any more end, all others stay where they are.
+    /// Takes the configuration of now. A session stays as long as the listener's route refers to its backend, with whatever weight, and
+    /// the backend has its endpoint. It has no end that a client sees, so one that stayed at a backend of an earlier route would stay
+    /// as long as its client speaks; and of a backend that no route refers to nobody knows whether its endpoints are still its own.
     pub(super) fn follow(&mut self) {
         let config = self.shared.load();
         if Arc::ptr_eq(&config, &self.config) {
             return;
         }
         self.config = config.clone();
-        // A backend may be unknown only because the listener was the last one to need it, whose sessions may come to their own end. The
-        // configuration is there before the listener is told to end.
-        let unknown_stay = self.ending || !config.ports.contains_key(&self.bind);
-        self.table.retain(|session, _| {
-            let stays = match config.backend(session.backend.key()) {
-                Some(now) => Arc::ptr_eq(now, &session.backend) || now.has(session.endpoint.address()),
-                None => unknown_stay,
+        let port = config.ports.get(&self.bind).filter(|_| !self.ending);
+        let rule = port.and_then(|port| port.all.first()?.stream(None));
+        self.table.retain(|session| {
+            let key = session.backend.key();
+            let stays = match config.backend(key) {
+                Some(now) if !Arc::ptr_eq(now, &session.backend) && !now.has(session.endpoint.address()) => false,
+                // A listener that goes away has no route; its sessions come to their own end. The configuration is there before the
+                // listener is told to end.
+                _ if port.is_none() => true,
+                now => now.is_some() && rule.as_deref().is_some_and(|rule: &CompiledRule| rule.refers_to(key)),
             };
             if !stays {
                 session.end = UdpEnd::EndpointRemoved;
@@ -100,9 +115,9 @@ impl Sessions {
     pub(super) fn sweep(&mut self, now: Instant) {
         self.follow();
         let (limits, ending) = (self.limits.clone(), self.ending);
-        self.table.retain(|session, fresh| {
-            // One datagram without an answer is what a forged address makes, or a backend that only takes.
-            let soon = ending || (fresh && !session.flow.is_answered());
+        self.table.retain(|session| {
+            // Without an answer it may be of a forged address, or at a backend that only takes.
+            let soon = ending || !session.flow.is_answered();
             let patience = if soon { limits.udp_unanswered.min(limits.udp_idle) } else { limits.udp_idle };
             if session.flow.is_broken() {
                 session.end = UdpEnd::Unreachable;
@@ -113,11 +128,15 @@ impl Sessions {
             }
             false
         });
+        for _ in 0..self.share.settle(self.table.len()) {
+            let Some(mut session) = self.table.give_up(now) else { break };
+            session.end = UdpEnd::Replaced;
+        }
     }
 
     /// Sends a client's datagram to the endpoint of its session, which begins with it if there is none.
     pub(super) fn pass_on(&mut self, pair: Pair, datagram: &[u8], now: Instant) {
-        if let Some(session) = self.table.receive(&pair) {
+        if let Some(session) = self.table.receive(&pair, now) {
             let sent = if session.flow.is_broken() {
                 Err(io::ErrorKind::ConnectionRefused.into())
             } else {
@@ -150,7 +169,8 @@ impl Sessions {
         }
         let backend = self.decide()?;
         let endpoint = self.refusals.choose(&backend, now).ok_or(UdpDrop::NoEndpoint)?;
-        if let Some(mut replaced) = self.table.make_room(&pair).map_err(why_full)? {
+        let room = self.table.make_room(&pair, now, |sessions| self.share.take(sessions));
+        if let Some(mut replaced) = room.map_err(why_full)? {
             replaced.end = UdpEnd::Replaced;
         }
         let address = *endpoint.address();
@@ -167,7 +187,7 @@ impl Sessions {
             metrics: metrics.clone(),
             end: UdpEnd::DrainDeadline,
         };
-        self.table.insert(pair, session);
+        self.table.insert(pair, session, now);
         Ok(())
     }
 

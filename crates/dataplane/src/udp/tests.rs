@@ -132,9 +132,9 @@ async fn idle_sessions_end_and_unanswered_ones_sooner() {
     again.say(b"hush").await;
     once.say(b"hush").await;
     bed.counted("active", 3).await;
-    bed.counted("active", 2).await;
-    assert_eq!(bed.count("idle"), 1, "the one with one datagram and no answer");
-    assert_eq!(answered.ask("x").await.as_ref(), Some(&first), "the others go on");
+    bed.counted("active", 1).await;
+    assert_eq!(bed.count("idle"), 2, "those without an answer, however often they asked");
+    assert_eq!(answered.ask("x").await.as_ref(), Some(&first), "the other one goes on");
     bed.counted("active", 0).await;
     assert_eq!(bed.count("idle"), 3);
     assert_ne!(answered.ask("x").await.as_ref(), Some(&first), "another session");
@@ -164,10 +164,81 @@ async fn a_flood_of_forged_clients_takes_only_its_own_place() {
     assert_eq!(bed.count("limit") + bed.count("client_limit"), 0, "forged ones make room for each other");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_forged_clients_that_speak_twice_locks_nobody_out() {
+    let (address, _answering) = endpoint("a").await;
+    // An answer comes to each of them, as a resolver would give it.
+    let limits = Limits { udp_sessions: 60, udp_in_use: SHORT, ..Limits::default() };
+    let bed = Bed::start("127.0.0.1", limits, &[(1, Some("a"), &[address])]).await;
+    let client = bed.client("127.0.0.1").await;
+    let first = client.ask("x").await.expect("an answer");
+    for number in 0..600_u32 {
+        let forged = bed.client(&format!("127.1.{}.{}", number / 250, number % 250 + 1)).await;
+        forged.say(b"flood").await;
+        forged.say(b"flood").await;
+        // 60 of them take longer than sessions are in use.
+        sleep(SHORT / 25).await;
+        if number % 10 == 0 {
+            assert_eq!(client.ask("x").await.as_ref(), Some(&first), "{number}: the client speaks, so it keeps its session");
+        }
+        if number % 100 == 99 {
+            let newcomer = bed.client("127.0.0.1").await;
+            newcomer.say(b"x").await;
+            assert!(newcomer.hear(Duration::from_secs(5)).await.is_some(), "{number}: one question, one answer");
+        }
+    }
+    assert!(bed.count("replaced") >= 540, "{:?}", bed.metrics.udp().shown());
+    assert_eq!((bed.count("active"), bed.count("limit")), (60, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_at_other_listeners_leave_a_listener_its_part() {
+    let (address, _answering) = endpoint("a").await;
+    let limits = Limits { udp_all_sessions: 80, udp_sessions: 50, udp_unanswered: SHORT * 10, ..Limits::default() };
+    let places = super::Places::new(&limits);
+    let mut flooded = Vec::new();
+    for _ in 0..3 {
+        let bed = Bed::beside(&places, "127.0.0.1", limits.clone(), &[(1, Some("a"), &[address])]).await;
+        for number in 1..=200 {
+            bed.client(&format!("127.1.0.{number}")).await.say(b"flood").await;
+        }
+        bed.counted("received", 200).await;
+        flooded.push(bed);
+    }
+    bounded(&flooded, 80).await;
+    let taken: u64 = flooded.iter().map(|bed| bed.count("active")).sum();
+    assert!(taken >= 60, "{taken}: they have taken what is lent");
+    let quiet = Bed::beside(&places, "127.0.0.1", limits, &[(1, Some("a"), &[address])]).await;
+    for number in 1..=10 {
+        let client = quiet.client(&format!("127.2.0.{number}")).await;
+        client.say(b"x").await;
+        assert!(client.hear(Duration::from_secs(5)).await.is_some(), "client {number} of a listener that nobody floods");
+    }
+    assert_eq!(quiet.count("replaced"), 0);
+    // Those that are flooded serve new clients too, and give back what the fourth one has.
+    for bed in &flooded {
+        assert!(bed.client("127.0.0.1").await.ask("x").await.is_some());
+    }
+    flooded.push(quiet);
+    bounded(&flooded, 80).await;
+}
+
+/// Waits until all together have no more sessions than that.
+async fn bounded(beds: &[Bed], most: u64) {
+    let open = || beds.iter().map(|bed| bed.count("active")).sum::<u64>();
+    let bounded = async {
+        while open() > most {
+            sleep(SHORT / 10).await;
+        }
+    };
+    assert!(timeout(SHORT * 50, bounded).await.is_ok(), "{} sessions", open());
+}
+
 #[tokio::test]
 async fn sessions_in_use_make_no_room() {
     let (address, _answering) = endpoint("a").await;
-    let limits = Limits { udp_sessions: 3, udp_client_sessions: 2, ..Limits::default() };
+    let in_use = Duration::from_secs(60);
+    let limits = Limits { udp_sessions: 3, udp_client_sessions: 2, udp_in_use: in_use, ..Limits::default() };
     let bed = Bed::start("127.0.0.1", limits, &[(1, Some("a"), &[address])]).await;
     let mut used = Vec::new();
     for ip in ["127.0.0.1", "127.0.0.1", "127.0.0.2"] {
@@ -203,13 +274,30 @@ async fn a_session_stays_with_its_endpoint_until_that_is_gone() {
     let bed = Bed::start("127.0.0.1", Limits::default(), &[(1, Some("x"), &[a])]).await;
     let client = bed.client("127.0.0.1").await;
     let first = client.ask("x").await.expect("an answer");
-    for shares in [&[(1, Some("x"), &[a, b][..])][..], &[(0, Some("x"), &[a]), (1, Some("y"), &[b])]] {
+    for shares in [&[(1, Some("x"), &[a, b][..])][..], &[(0, Some("x"), &[a]), (1, Some("y"), &[b])], &[(1, Some("x"), &[a])]] {
         bed.serve(shares);
         assert_eq!(client.ask("x").await.as_ref(), Some(&first), "{shares:?}");
     }
     bed.serve(&[(1, Some("x"), &[b])]);
     bed.counted("endpoint_removed", 1).await;
     assert!(client.ask("x").await.is_some_and(|answer| answer.starts_with("b ")));
+}
+
+#[tokio::test]
+async fn a_session_ends_when_its_route_leaves_the_backend_whoever_else_refers_to_that() {
+    let (a, _answering) = endpoint("a").await;
+    let (b, _answering) = endpoint("b").await;
+    for referred in [false, true] {
+        let bed = Bed::start("127.0.0.1", Limits::default(), &[(1, Some("x"), &[a])]).await;
+        let client = bed.client("127.0.0.1").await;
+        assert!(client.ask("x").await.is_some_and(|answer| answer.starts_with("a ")));
+        let others = [(1, Some("x"), &[a][..])];
+        bed.serve_beside(&[(1, Some("y"), &[b])], &others[..usize::from(referred)]);
+        bed.counted("endpoint_removed", 1).await;
+        assert!(client.ask("x").await.is_some_and(|answer| answer.starts_with("b ")), "{referred}");
+        bed.serve_without_route();
+        bed.counted("endpoint_removed", 2).await;
+    }
 }
 
 #[tokio::test]

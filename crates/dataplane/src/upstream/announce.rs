@@ -7,8 +7,11 @@ use pingora_core::connectors::L4Connect;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_error::{Error, ErrorType, Result};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+
+use crate::proxy::defaults;
 
 /// Connects for Pingora and says who the client is before anything else. The time is bounded by the peer's `total_connection_timeout`.
 #[derive(Debug)]
@@ -31,10 +34,13 @@ impl L4Connect for Announcing {
     }
 }
 
-/// A connection on which `header` has been sent.
-pub(super) async fn dial(address: std::net::SocketAddr, header: &[u8]) -> io::Result<TcpStream> {
+/// A connection on which `header` has been sent. Takes as long as the system does: the caller has a timeout.
+pub(crate) async fn dial(address: std::net::SocketAddr, header: &[u8]) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
+    let (idle, interval, count) = defaults::TCP_KEEPALIVE;
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive.with_retries(u32::try_from(count).unwrap_or(u32::MAX)))?;
     stream.write_all(header).await?;
     Ok(stream)
 }

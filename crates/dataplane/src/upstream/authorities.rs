@@ -6,9 +6,9 @@ use isthmus_routing::Bundle;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::utils::tls::WrappedX509;
 use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use x509_parser_of_pingora::prelude::{FromDer, X509Certificate};
+
+use crate::tls::client::certificates_of;
 
 /// The same roots as rustls and as Pingora take them.
 pub(super) struct Authorities {
@@ -39,11 +39,7 @@ impl Authorities {
         let mut store = RootCertStore::empty();
         let mut pingora = Vec::new();
         for bundle in bundles {
-            for der in CertificateDer::pem_slice_iter(bundle.certificates.as_bytes()) {
-                let Ok(der) = der else {
-                    tracing::warn!("a bundle of authorities is not PEM from some place on; what comes after it is left out");
-                    break;
-                };
+            for der in certificates_of(bundle) {
                 // Pingora adds each to a store for every connection, and gives up the connection if one cannot be added.
                 match parse(&der) {
                     Some(parsed) if store.add(der).is_ok() => pingora.push(parsed),

@@ -134,7 +134,9 @@ fn what_a_policy_is_made_of_decides_whether_it_is_kept() {
 fn a_bundle_with_a_broken_certificate_is_the_others() {
     let (one, two) = (Authority::new("one"), Authority::new("two"));
     let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    let bundle = Bundle { certificates: [&one.pem, broken, &two.pem].concat() };
+    let no_base64 = "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n-----BEGIN CERT\n";
+    let bundle = Bundle { certificates: [&one.pem, broken, no_base64, &two.pem].concat() };
+    assert_eq!(crate::tls::client::certificates_of(&bundle).count(), 3, "for clients and backends alike");
     let authorities = Authorities::of([&bundle].into_iter());
     assert_eq!((authorities.store.len(), authorities.pingora.map(|list| list.len())), (2, Some(2)));
     let none = Authorities::of([&Bundle { certificates: "no PEM".to_owned() }].into_iter());
@@ -164,6 +166,29 @@ async fn sessions_are_resumed_but_not_by_probes_and_not_with_another_certificate
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(server.handshakes(), (4, 3), "full and resumed ones");
+}
+
+/// A session keeps the certificate of its first handshake.
+#[tokio::test]
+async fn no_session_outlives_its_certificate() {
+    let authority = Authority::new("right");
+    let names = Names::of(&["a.example"]);
+    let tls = compile(&validation("a.example", Some(&["ca"]), &[]), &[("ca", &authority)], None);
+    // Certificates know whole seconds only.
+    let end = std::time::SystemTime::now() + Duration::from_secs(3);
+    let server = Server::start(authority.server_until(&names, end)).await;
+    for expected in [false, true] {
+        let mut stream = shake(&tls, &server).await.expect("it is right");
+        server::ask(&mut stream).await;
+        assert_eq!(stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed), expected);
+    }
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let error = shake(&tls, &server).await.expect_err("it has expired");
+    assert!(matches!(error, UpstreamTlsError::Outlived) && error.is_refusal(), "{error}");
+    let error = shake(&tls, &server).await.expect_err("it has expired").to_string();
+    assert!(error.contains("it has expired"), "a full handshake: {error}");
+    server.show(authority.server(&names));
+    shake(&tls, &server).await.expect("it is right again");
 }
 
 #[tokio::test]
@@ -242,8 +267,7 @@ fn connections_are_shared_only_between_equals() {
     let (first, second) = (pki::client_certificate(&authority, "one", 7), pki::client_certificate(&authority, "two", 7));
     let caller = |certificate: Option<&Arc<ClientCertificate>>, port| Caller {
         certificate: certificate.cloned(),
-        source: ([192, 0, 2, 1], port).into(),
-        ..Caller::of_nobody()
+        ends: Ends { source: ([192, 0, 2, 1], port).into(), ..Caller::of_nobody().ends },
     };
     let v1 = Some(ProxyProtocol::V1);
     let variants = [

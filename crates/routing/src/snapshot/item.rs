@@ -10,13 +10,13 @@ use serde::{Serialize, Serializer};
 use super::Snapshot;
 use crate::name::{InvalidName, as_text};
 use crate::{
-    Backend, BackendKey, Bundle, BundleKey, Certificate, CertificateKey, Gateway, GatewayKey, Route, RouteKey, RouteKind,
-    ServiceParent,
+    Backend, BackendKey, Bundle, BundleKey, Certificate, CertificateKey, Frontend, FrontendKey, Gateway, GatewayKey, Identity,
+    Inbound, Mesh, Route, RouteKey, RouteKind, ServiceParent, Workloads,
 };
 
 /// Names an item, as the text of the key that it holds (`Gateway/infra/edge`), where that would be
 /// ambiguous after a word of its own: `Parent/Service/shop/front:80`, `ServiceRoute/HTTPRoute/shop/front`, `Bundle/ConfigMap/infra/ca`,
-/// `Kept/Secret/infra/pair`, `KeptBundle/ConfigMap/infra/ca`.
+/// `Kept/Secret/infra/pair`, `KeptBundle/ConfigMap/infra/ca`, `Frontend/shop/front`. `Mesh` and `Inbound` are there once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ItemKey {
     /// Of [`Snapshot::gateways`].
@@ -37,6 +37,14 @@ pub enum ItemKey {
     Kept(CertificateKey),
     /// Of [`Snapshot::kept_bundles`].
     KeptBundle(BundleKey),
+    /// [`Snapshot::mesh`]
+    Mesh,
+    /// Of [`Snapshot::workloads`].
+    Workloads(Identity),
+    /// Of [`Snapshot::frontends`].
+    Frontend(FrontendKey),
+    /// [`Snapshot::inbound`]
+    Inbound,
 }
 
 /// An entry of a snapshot.
@@ -60,6 +68,14 @@ pub enum Item {
     Kept(CertificateKey),
     /// Of [`Snapshot::kept_bundles`].
     KeptBundle(BundleKey),
+    /// [`Snapshot::mesh`]
+    Mesh(Arc<Mesh>),
+    /// Of [`Snapshot::workloads`].
+    Workloads(Identity, Arc<Workloads>),
+    /// Of [`Snapshot::frontends`].
+    Frontend(FrontendKey, Arc<Frontend>),
+    /// [`Snapshot::inbound`]
+    Inbound(Arc<Inbound>),
 }
 
 /// What makes one snapshot of another.
@@ -94,6 +110,10 @@ impl fmt::Display for ItemKey {
             Self::Bundle(key) => write!(f, "Bundle/{key}"),
             Self::Kept(key) => write!(f, "Kept/{key}"),
             Self::KeptBundle(key) => write!(f, "KeptBundle/{key}"),
+            Self::Mesh => f.write_str("Mesh"),
+            Self::Workloads(key) => key.fmt(f),
+            Self::Frontend(key) => write!(f, "Frontend/{key}"),
+            Self::Inbound => f.write_str("Inbound"),
         }
     }
 }
@@ -111,6 +131,10 @@ impl FromStr for ItemKey {
             Some(("Bundle", bundle)) => Ok(Self::Bundle(bundle.parse()?)),
             Some(("Kept", certificate)) => Ok(Self::Kept(certificate.parse()?)),
             Some(("KeptBundle", bundle)) => Ok(Self::KeptBundle(bundle.parse()?)),
+            Some(("ServiceAccount", _)) => Ok(Self::Workloads(s.parse()?)),
+            Some(("Frontend", service)) => Ok(Self::Frontend(service.parse()?)),
+            None if s == "Mesh" => Ok(Self::Mesh),
+            None if s == "Inbound" => Ok(Self::Inbound),
             _ => Err(UnknownItem::Kind(s.to_owned())),
         }
     }
@@ -131,6 +155,10 @@ impl Item {
             Self::Bundle(key, _) => ItemKey::Bundle(key.clone()),
             Self::Kept(key) => ItemKey::Kept(key.clone()),
             Self::KeptBundle(key) => ItemKey::KeptBundle(key.clone()),
+            Self::Mesh(_) => ItemKey::Mesh,
+            Self::Workloads(key, _) => ItemKey::Workloads(key.clone()),
+            Self::Frontend(key, _) => ItemKey::Frontend(key.clone()),
+            Self::Inbound(_) => ItemKey::Inbound,
         }
     }
 
@@ -149,6 +177,10 @@ impl Item {
             ItemKey::Bundle(key) => Self::Bundle(key, serde_json::from_str(json)?),
             ItemKey::Kept(key) => Self::Kept(key),
             ItemKey::KeptBundle(key) => Self::KeptBundle(key),
+            ItemKey::Mesh => Self::Mesh(serde_json::from_str(json)?),
+            ItemKey::Workloads(key) => Self::Workloads(key, serde_json::from_str(json)?),
+            ItemKey::Frontend(key) => Self::Frontend(key, serde_json::from_str(json)?),
+            ItemKey::Inbound => Self::Inbound(serde_json::from_str(json)?),
         })
     }
 
@@ -171,6 +203,10 @@ impl Serialize for Value<'_> {
             Item::Certificate(_, value) => value.serialize(serializer),
             Item::Bundle(_, value) => value.serialize(serializer),
             Item::Kept(_) | Item::KeptBundle(_) => serializer.serialize_unit(),
+            Item::Mesh(value) => value.serialize(serializer),
+            Item::Workloads(_, value) => value.serialize(serializer),
+            Item::Frontend(_, value) => value.serialize(serializer),
+            Item::Inbound(value) => value.serialize(serializer),
         }
     }
 }
@@ -197,6 +233,10 @@ impl Snapshot {
         changes.removes.extend(from.kept.difference(&self.kept).cloned().map(ItemKey::Kept));
         changes.puts.extend(self.kept_bundles.difference(&from.kept_bundles).cloned().map(Item::KeptBundle));
         changes.removes.extend(from.kept_bundles.difference(&self.kept_bundles).cloned().map(ItemKey::KeptBundle));
+        changes.compare_one(self.mesh.as_ref(), from.mesh.as_ref(), Item::Mesh, ItemKey::Mesh);
+        changes.compare(&self.workloads, &from.workloads, Item::Workloads, ItemKey::Workloads);
+        changes.compare(&self.frontends, &from.frontends, Item::Frontend, ItemKey::Frontend);
+        changes.compare_one(self.inbound.as_ref(), from.inbound.as_ref(), Item::Inbound, ItemKey::Inbound);
         changes
     }
 
@@ -218,6 +258,10 @@ impl Snapshot {
             Item::Bundle(key, value) => drop(self.bundles.insert(key, value)),
             Item::Kept(key) => drop(self.kept.insert(key)),
             Item::KeptBundle(key) => drop(self.kept_bundles.insert(key)),
+            Item::Mesh(value) => self.mesh = Some(value),
+            Item::Workloads(key, value) => drop(self.workloads.insert(key, value)),
+            Item::Frontend(key, value) => drop(self.frontends.insert(key, value)),
+            Item::Inbound(value) => self.inbound = Some(value),
         }
     }
 
@@ -233,11 +277,29 @@ impl Snapshot {
             ItemKey::Bundle(key) => drop(self.bundles.remove(key)),
             ItemKey::Kept(key) => drop(self.kept.remove(key)),
             ItemKey::KeptBundle(key) => drop(self.kept_bundles.remove(key)),
+            ItemKey::Mesh => self.mesh = None,
+            ItemKey::Workloads(key) => drop(self.workloads.remove(key)),
+            ItemKey::Frontend(key) => drop(self.frontends.remove(key)),
+            ItemKey::Inbound => self.inbound = None,
         }
     }
 }
 
 impl Changes {
+    fn compare_one<V: PartialEq>(
+        &mut self,
+        now: Option<&Arc<V>>,
+        before: Option<&Arc<V>>,
+        item: fn(Arc<V>) -> Item,
+        key: ItemKey,
+    ) {
+        match now {
+            Some(now) if before != Some(now) => self.puts.push(item(now.clone())),
+            None if before.is_some() => self.removes.push(key),
+            _ => {}
+        }
+    }
+
     fn compare<K: Ord + Clone, V: PartialEq>(
         &mut self,
         now: &BTreeMap<K, Arc<V>>,

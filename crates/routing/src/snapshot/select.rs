@@ -1,10 +1,11 @@
 //! Parts of snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Snapshot;
-use crate::{BundleKey, CertificateKey, GatewayKey};
+use crate::{Backend, BackendKey, BundleKey, CertificateKey, Gateway, GatewayKey, Identity, Inbound, ServiceParent, Workloads};
 
 impl Snapshot {
     /// A Gateway with everything that it refers to and nothing else; empty if it is not here.
@@ -24,21 +25,76 @@ impl Snapshot {
             bundles: pick(&self.bundles, bundles()),
             kept: certificates().filter(|key| self.kept.contains(key)).cloned().collect(),
             kept_bundles: bundles().filter(|key| self.kept_bundles.contains(key)).cloned().collect(),
+            mesh: self.mesh.clone(),
+            workloads: self.workloads_behind(backends.values()),
             backends,
             routes,
-            // Those are for clients of Services, which a Gateway is not.
-            services: BTreeMap::new(),
-            service_routes: BTreeMap::new(),
+            // The rest is for clients of Services, which a Gateway is not.
+            ..Self::default()
         }
     }
 
-    /// Whether it has kept references, so that [`Snapshot::keeping`] makes another one of it.
-    pub fn keeps(&self) -> bool {
-        !self.kept.is_empty() || !self.kept_bundles.is_empty()
+    /// What the sidecar of a workload gets: the Services of `called`, as clients of `namespace` see them, with everything that they refer to;
+    /// the frontends of all Services and the places of all workloads; and what the workload asks of those who call it. A Service of
+    /// `called` that is not here is left out.
+    pub fn of_workload(&self, namespace: &str, called: &BTreeSet<BackendKey>, inbound: Arc<Inbound>) -> Self {
+        let seen = |key: &BackendKey| {
+            let parent = self.services.get(key)?;
+            if parent.consumers.is_empty() {
+                return Some((key.clone(), parent.clone()));
+            }
+            let routes = parent.routes_for(namespace).to_vec();
+            let seen = ServiceParent { routes, consumers: BTreeMap::new(), ..(**parent).clone() };
+            Some((key.clone(), Arc::new(seen)))
+        };
+        let services: BTreeMap<_, _> = called.iter().filter_map(seen).collect();
+        let attachments = services.values().flat_map(|parent| parent.attachments());
+        let service_routes = pick(&self.service_routes, attachments.map(|attachment| &attachment.route));
+        let referred = service_routes.values().flat_map(|route| route.backend_keys());
+        let backends = pick(&self.backends, referred.chain(services.keys()));
+        let bundles = || backends.values().flat_map(|backend| backend.bundles());
+        Self {
+            bundles: pick(&self.bundles, bundles()),
+            kept_bundles: bundles().filter(|key| self.kept_bundles.contains(key)).cloned().collect(),
+            mesh: self.mesh.clone(),
+            workloads: self.workloads.clone(),
+            frontends: self.frontends.clone(),
+            inbound: Some(inbound),
+            services,
+            service_routes,
+            backends,
+            ..Self::default()
+        }
     }
 
-    /// This snapshot with the certificates and bundles that `before` holds for its kept references. A kept reference for which `before` holds none
-    /// stays without: handshakes that need it fail. The references stay kept, so that the next snapshot can be completed from this one.
+    /// The workloads that answer for these backends.
+    fn workloads_behind<'b>(&self, backends: impl Iterator<Item = &'b Arc<Backend>>) -> BTreeMap<Identity, Arc<Workloads>> {
+        if self.workloads.is_empty() {
+            return BTreeMap::new();
+        }
+        let addresses: BTreeSet<IpAddr> =
+            backends.flat_map(|backend| &backend.endpoints).map(|endpoint| endpoint.address.ip()).collect();
+        let behind = |(identity, workloads): (&Identity, &Arc<Workloads>)| {
+            let is_behind = |address: &IpAddr| addresses.contains(address);
+            if workloads.pods.keys().all(is_behind) {
+                return Some((identity.clone(), workloads.clone()));
+            }
+            let pods: BTreeMap<_, _> =
+                workloads.pods.iter().filter(|(address, _)| is_behind(address)).map(|(at, pod)| (*at, pod.clone())).collect();
+            (!pods.is_empty()).then(|| (identity.clone(), Arc::new(Workloads { pods })))
+        };
+        self.workloads.iter().filter_map(behind).collect()
+    }
+
+    /// Whether it has something to keep, so that [`Snapshot::keeping`] makes another one of it.
+    pub fn keeps(&self) -> bool {
+        let keeps_clients = || self.gateways.values().any(|gateway| gateway.keeps_clients);
+        !self.kept.is_empty() || !self.kept_bundles.is_empty() || keeps_clients()
+    }
+
+    /// This snapshot with the certificates and bundles that `before` holds for its kept references, and with what it says of who the client
+    /// is where that is kept. A kept reference for which `before` holds none stays without: handshakes that need it fail. The references
+    /// stay kept, so that the next snapshot can be completed from this one.
     #[must_use]
     pub fn keeping(&self, before: &Self) -> Self {
         let held = |key: &CertificateKey| Some((key.clone(), before.certificates.get(key)?.clone()));
@@ -50,6 +106,11 @@ impl Snapshot {
         for (key, bundle) in self.kept_bundles.iter().filter_map(held) {
             complete.bundles.entry(key).or_insert(bundle);
         }
+        for (key, gateway) in complete.gateways.iter_mut().filter(|(_, gateway)| gateway.keeps_clients) {
+            if let Some(Gateway { proxy_protocol, trusted_hops, .. }) = before.gateways.get(key).map(|held| &**held) {
+                set_clients(gateway, *proxy_protocol, *trusted_hops);
+            }
+        }
         complete
     }
 
@@ -59,7 +120,14 @@ impl Snapshot {
         let mut sent = self.clone();
         sent.certificates.retain(|key, _| !self.kept.contains(key));
         sent.bundles.retain(|key, _| !self.kept_bundles.contains(key));
+        sent.gateways.values_mut().filter(|gateway| gateway.keeps_clients).for_each(|gateway| set_clients(gateway, false, 0));
         sent
+    }
+}
+
+fn set_clients(gateway: &mut Arc<Gateway>, proxy_protocol: bool, trusted_hops: u8) {
+    if (gateway.proxy_protocol, gateway.trusted_hops) != (proxy_protocol, trusted_hops) {
+        *gateway = Arc::new(Gateway { proxy_protocol, trusted_hops, ..(**gateway).clone() });
     }
 }
 
@@ -70,7 +138,7 @@ fn pick<'k, K: Ord + Clone + 'k, V>(from: &BTreeMap<K, Arc<V>>, keys: impl Itera
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backend, Certificate, Gateway, RouteKey};
+    use crate::{Backend, Certificate, RouteKey};
 
     const FULL: &str = include_str!("full.json");
 
@@ -100,11 +168,51 @@ mod tests {
         let mut expected = full;
         expected.services.clear();
         expected.service_routes.clear();
+        expected.frontends.clear();
+        expected.inbound = None;
         expected.backends.remove(&"Service/default/socket:80".parse().unwrap()).expect("nothing refers to it");
         assert_eq!(of_gateway, expected);
         let other = crowded.of_gateway(&"Gateway/infra/other".parse().unwrap());
         assert_eq!((other.gateways.len(), other.routes.len(), other.certificates.len()), (1, 0, 0));
         assert_eq!(crowded.of_gateway(&"Gateway/infra/none".parse().unwrap()), Snapshot::default());
+    }
+
+    #[test]
+    fn a_gateway_knows_the_workloads_behind_its_backends() {
+        let mut crowded = full();
+        let cart: Identity = "ServiceAccount/default/cart".parse().unwrap();
+        let pods = &mut Arc::make_mut(crowded.workloads.get_mut(&cart).unwrap()).pods;
+        pods.insert([10, 9, 9, 9].into(), crate::MeshedPod::default());
+        let far = Workloads { pods: [([10, 8, 8, 8].into(), crate::MeshedPod::default())].into() };
+        crowded.workloads.insert("ServiceAccount/default/far".parse().unwrap(), Arc::new(far));
+        assert_eq!(crowded.of_gateway(&gateway()).workloads, full().workloads);
+    }
+
+    #[test]
+    fn a_sidecar_has_what_its_workload_calls() {
+        let full = full();
+        let cart: BackendKey = "Service/default/cart:8080".parse().unwrap();
+        let inbound = Arc::new(Inbound::default());
+        let of = |namespace: &str, called: &[&BackendKey]| {
+            full.of_workload(namespace, &called.iter().map(|key| (*key).clone()).collect(), inbound.clone())
+        };
+        let nothing = of("default", &[]);
+        let known = |snapshot: &Snapshot| (snapshot.mesh.clone(), snapshot.workloads.clone(), snapshot.frontends.clone());
+        assert_eq!(known(&nothing), known(&full));
+        assert_eq!((nothing.services.len(), nothing.backends.len(), nothing.service_routes.len()), (0, 0, 0));
+        assert_eq!(of("default", &[&"Service/default/none:80".parse().unwrap()]), nothing);
+        for namespace in ["default", "client"] {
+            let one = of(namespace, &[&cart]);
+            let parent = &one.services[&cart];
+            assert_eq!(parent.routes, full.services[&cart].routes_for(namespace));
+            assert!(parent.consumers.is_empty());
+            let keys: Vec<_> = one.service_routes.keys().collect();
+            assert_eq!(keys, parent.routes.iter().map(|attachment| &attachment.route).collect::<Vec<_>>());
+            assert!(one.backends.contains_key(&cart));
+            let mut referred = one.service_routes.values().flat_map(|route| route.backend_keys());
+            assert!(referred.all(|key| one.backends.contains_key(key) == full.backends.contains_key(key)));
+            assert_eq!((one.gateways.len(), one.routes.len(), one.certificates.len()), (0, 0, 0));
+        }
     }
 
     #[test]
@@ -137,5 +245,22 @@ mod tests {
         assert_eq!(complete.without_kept(), sent);
         let deleted = Snapshot { kept: [].into(), ..sent.clone() };
         assert_eq!(deleted.keeping(&complete), deleted, "what is deleted stops at once");
+    }
+
+    #[test]
+    fn who_the_client_is_stays_as_it_was_while_nobody_knows() {
+        let of = |gateway: Gateway| Snapshot { gateways: [(self::gateway(), Arc::new(gateway))].into(), ..Snapshot::default() };
+        let known = |proxy_protocol, trusted_hops| of(Gateway { proxy_protocol, trusted_hops, ..Gateway::default() });
+        let unknown = of(Gateway { keeps_clients: true, ..Gateway::default() });
+        assert!(unknown.keeps() && !known(true, 2).keeps());
+        assert_eq!(unknown.keeping(&Snapshot::default()), unknown, "nothing was held");
+        for before in [known(true, 0), known(false, 2), known(false, 0)] {
+            let complete = unknown.keeping(&before);
+            let (held, now) = (&before.gateways[&gateway()], &complete.gateways[&gateway()]);
+            assert_eq!((now.proxy_protocol, now.trusted_hops), (held.proxy_protocol, held.trusted_hops));
+            assert_eq!(unknown.keeping(&complete), complete, "and so on from snapshot to snapshot");
+            assert_eq!(complete.without_kept(), unknown);
+            assert_eq!(known(false, 1).keeping(&complete), known(false, 1), "until it is known again");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use isthmus_api::shared::{FromNamespaces, GATEWAY_GROUP, ParentRef};
-use isthmus_api::{NamespacedName, Objects};
+use isthmus_api::{NamespacedName, Objects, Unreadable};
 use isthmus_routing::{Attachment, Hostname, Protocol, RouteKey, RouteKind};
 
 use super::conflict::intersects;
@@ -99,6 +99,8 @@ pub(crate) struct Shadowed {
 pub(crate) enum AttachmentFault {
     #[error("ListenerSet {0} is not attached to its Gateway; see its conditions")]
     NotAttached(NamespacedName),
+    #[error("Gateway {0} cannot be read; see its conditions")]
+    GatewayUnreadable(NamespacedName),
     #[error("{parent} has no listener with the sectionName and port of the parentRef; correct them: it has {listeners}")]
     NoMatchingParent { parent: String, listeners: String },
     #[error(
@@ -111,6 +113,8 @@ pub(crate) enum AttachmentFault {
     NoMatchingHostname { parent: String, listeners: String },
     #[error("none of the route's hostnames can be used: {0}")]
     NoHostname(String),
+    #[error("{0}; until then nothing of the route is served")]
+    Unreadable(Unreadable),
     #[error(transparent)]
     Lost(Lost),
     #[error(transparent)]
@@ -121,10 +125,10 @@ impl AttachmentFault {
     /// The reason of `Accepted=False`. The specification names none for a route that loses against one of the other kind.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::NotAttached(_) | Self::NoMatchingParent { .. } => "NoMatchingParent",
+            Self::NotAttached(_) | Self::GatewayUnreadable(_) | Self::NoMatchingParent { .. } => "NoMatchingParent",
             Self::NotAllowed { .. } | Self::NotCarried { .. } => "NotAllowedByListeners",
             Self::NoMatchingHostname { .. } => "NoMatchingListenerHostname",
-            Self::NoHostname(_) => "UnsupportedValue",
+            Self::NoHostname(_) | Self::Unreadable(_) => "UnsupportedValue",
             Self::Lost(_) => "HostnameConflict",
             Self::Service(fault) => fault.reason(),
         }
@@ -223,6 +227,9 @@ pub(super) fn claim(
     labels: &NamespaceLabels<'_>,
 ) -> Result<Vec<Claim>, AttachmentFault> {
     let Some(gateway) = known.gateways.get(&node.gateway) else { return Ok(Vec::new()) };
+    if gateway.is_unreadable() {
+        return Err(AttachmentFault::GatewayUnreadable(node.gateway.clone()));
+    }
     let (own, name, listeners, first) = match node.listener_set.as_ref().and_then(|set| known.listener_sets.get(set)) {
         Some(set) if set.fault.is_some() => return Err(AttachmentFault::NotAttached(set.name.clone())),
         Some(set) => (&set.name, format!("ListenerSet {}", set.name), set.listeners(gateway), set.positions.start),
@@ -254,6 +261,9 @@ pub(super) fn claim(
             kind: route.key.kind,
             namespace: route.key.namespace.clone(),
         });
+    }
+    if let Some(why) = &route.unreadable {
+        return Err(AttachmentFault::Unreadable(why.clone()));
     }
     if route.hostnames.is_empty() && !route.bad_hostnames.is_empty() {
         return Err(AttachmentFault::NoHostname(route.bad_hostnames.join("; ")));

@@ -8,7 +8,7 @@ use isthmus_api::backendtlspolicies::{
     BackendTlsPolicyValidationSubjectAltNamesType,
 };
 use isthmus_api::shared::GATEWAY_GROUP;
-use isthmus_api::{BackendTlsPolicy, NamespacedName, Objects, Service};
+use isthmus_api::{BackendTlsPolicy, Kind, NamespacedName, Objects, Service, Unreadable};
 use isthmus_routing::{
     BackendKey, BackendTls, BackendValidation, Hostname, Roots, Route, RouteKind, ServiceParent, SubjectAltName,
 };
@@ -24,6 +24,7 @@ use super::{is_nameable, of_group};
 /// Every policy, by what it targets.
 #[derive(Debug)]
 pub(crate) struct Policies<'a> {
+    objects: &'a Objects,
     policies: &'a BTreeMap<NamespacedName, Arc<BackendTlsPolicy>>,
     /// By namespace, Service and port name (none: the whole Service), the policy that decides first.
     ///
@@ -87,6 +88,8 @@ pub(crate) enum PolicyFault {
     SubjectAltName { at: usize, why: String },
     #[error("options: `{0}` is not an option that is known; remove it")]
     Option(String),
+    #[error(transparent)]
+    Unreadable(Unreadable),
 }
 
 /// Why a policy does not decide for a target. Each says what to do.
@@ -98,7 +101,9 @@ pub(crate) enum TargetFault {
     Conflicted { target: String, winner: String },
     #[error("Service {0} does not exist; create it or correct the name")]
     NoService(NamespacedName),
-    #[error("Service {service} has no TCP port named `{section}`; it has {has}; correct sectionName")]
+    #[error(
+        "Service {service} has no TCP port named `{section}`; it has {has}; correct sectionName, until then the policy protects nothing there"
+    )]
     NoSection { service: NamespacedName, section: String, has: String },
 }
 
@@ -122,7 +127,7 @@ impl<'a> Policies<'a> {
             time.map_or(0, |time| time.0.as_second())
         };
         by_target.values_mut().for_each(|names| names.sort_by_key(created));
-        Self { policies, by_target, services }
+        Self { objects, policies, by_target, services }
     }
 
     /// The policy that decides for a port of a Service, valid or not. One that names the port comes before one for the whole Service.
@@ -146,7 +151,8 @@ impl<'a> Policies<'a> {
                 return None;
             }
             let owner = From { group: GATEWAY_GROUP, kind: "BackendTLSPolicy", namespace: &name.namespace };
-            Some((name.clone(), judge(policy, owner, ancestors, bundles)))
+            let unreadable = self.objects.unreadable(Kind::BackendTlsPolicy, name).cloned().map(PolicyFault::Unreadable);
+            Some((name.clone(), judge(policy, unreadable.or_else(|| unknown_option(policy)), owner, ancestors, bundles)))
         });
         judged.collect()
     }
@@ -263,6 +269,7 @@ impl Used {
 
 fn judge(
     policy: &BackendTlsPolicy,
+    fault: Option<PolicyFault>,
     owner: From<'_>,
     ancestors: BTreeMap<Ancestor, AncestorNode>,
     bundles: &mut Bundles<'_, '_>,
@@ -275,7 +282,7 @@ fn judge(
         name: &reference.name,
     });
     let authorities = bundles.authorities(owner, references);
-    let read = unknown_option(policy).map_or_else(|| read(validation, &authorities), Err);
+    let read = fault.map_or_else(|| read(validation, &authorities), Err);
     let (tls, fault) = match read {
         // Nobody holds any of them either.
         Ok(read) if matches!(&read.roots, Roots::Bundles(bundles) if bundles.is_empty()) => (BackendTls::Invalid, None),

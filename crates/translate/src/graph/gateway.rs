@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use isthmus_api::parameters::GatewayParametersSpec;
 use isthmus_api::shared::{GATEWAY_GROUP, ListenerView, SecretRef};
-use isthmus_api::{Gateway, NamespacedName, Objects};
+use isthmus_api::{Gateway, Kind, NamespacedName, Objects, Unreadable};
 use isthmus_routing::{CertificateKey, GatewayKey};
 
 use super::bundle::Bundles;
@@ -54,15 +54,28 @@ pub(crate) enum GatewayFault {
     Parameters(ParametersFault),
     #[error("spec.addresses[{at}] is of type `{kind}`, which is not supported; use IPAddress")]
     Address { at: usize, kind: String },
+    #[error("{0}; until then nothing of the Gateway is served")]
+    Unreadable(Unreadable),
 }
 
 impl GatewayFault {
     /// The reason of `Accepted=False`.
+    ///
+    /// > This reason is used with the "Programmed" and "Accepted" conditions when
+    /// > the Gateway is syntactically or semantically invalid. For example, this
+    /// > could include unspecified TLS configuration, or some unrecognized or
+    /// > invalid values in the TLS configuration.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Class(_) | Self::Parameters(_) => "InvalidParameters",
             Self::Address { .. } => "UnsupportedAddress",
+            Self::Unreadable(_) => "Invalid",
         }
+    }
+
+    /// Whether it is not known what the Gateway's parameters are.
+    pub(crate) fn is_of_parameters(&self) -> bool {
+        matches!(self, Self::Class(_) | Self::Parameters(_))
     }
 }
 
@@ -72,6 +85,11 @@ impl GatewayNode {
         &self.listeners[..self.listeners.partition_point(|listener| listener.listener_set.is_none())]
     }
 
+    /// Whether no more than its class could be read.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        matches!(self.fault, Some(GatewayFault::Unreadable(_)))
+    }
+
     /// What a proxy that serves it proves.
     pub(crate) fn edition(&self) -> Edition {
         Edition { uid: self.infrastructure.uid.clone(), generation: self.generation }
@@ -79,13 +97,12 @@ impl GatewayNode {
 
     /// Whether its servable listeners are served.
     ///
-    /// Parameters that are missing are no reason to close what runs: they concern how proxies are provided, and those that are there
-    /// were provided before. Nobody provides new ones until the parameters are found.
+    /// Parameters that are missing are no reason to close what runs: proxies that are there were provided before, and go on with what they
+    /// hold of who the client is. Nobody provides new ones until the parameters are found.
     pub(crate) fn is_servable(&self) -> bool {
-        match (self.listen, &self.fault) {
-            (Listen::Everywhere, None | Some(GatewayFault::Class(_) | GatewayFault::Parameters(_))) => true,
-            (Listen::Assigned, None) => !self.addresses.is_empty(),
-            _ => false,
+        match self.listen {
+            Listen::Everywhere => self.fault.as_ref().is_none_or(GatewayFault::is_of_parameters),
+            Listen::Assigned => self.fault.is_none() && !self.addresses.is_empty(),
         }
     }
 
@@ -154,13 +171,14 @@ fn judge(source: &Source<'_>, certificates: &mut Certificates<'_, '_>, bundles: 
     conflict::compare(&mut listeners);
     let (client_certificate, client_certificate_fault) = client_certificate(gateway, owner, certificates);
     let unusable = if given.is_none() { Vec::new() } else { unusable(gateway, &addresses) };
+    let unreadable = source.objects.unreadable(Kind::Gateway, name).cloned().map(GatewayFault::Unreadable);
     let (parameters, fault) = match parameters(source) {
         Ok(parameters) => (parameters, unsupported_address(gateway)),
         Err(fault) => (GatewayParametersSpec::default(), Some(fault)),
     };
     GatewayNode {
         generation: gateway.metadata.generation.unwrap_or_default(),
-        fault,
+        fault: unreadable.or(fault),
         address_notes: options.address_notes.get(&key).cloned().unwrap_or_default(),
         key,
         addresses,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use isthmus_api::shared::{FromNamespaces, GATEWAY_GROUP, ListenerView};
-use isthmus_api::{ListenerSet, NamespacedName, Objects};
+use isthmus_api::{Kind, ListenerSet, NamespacedName, Objects, Unreadable};
 
 use super::attachment::NamespaceLabels;
 use super::certificate::Certificates;
@@ -37,6 +37,18 @@ pub(crate) enum ListenerSetFault {
         "Gateway {0} does not allow ListenerSets of this namespace; its owner can extend `spec.allowedListeners`, or name another Gateway"
     )]
     NotAllowed(NamespacedName),
+    #[error("{0}; until then none of its listeners is served")]
+    Unreadable(Unreadable),
+}
+
+impl ListenerSetFault {
+    /// The reason of `Accepted=False` and `Programmed=False`.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::NotAllowed(_) => "NotAllowed",
+            Self::Unreadable(_) => "Invalid",
+        }
+    }
 }
 
 impl ListenerSetNode {
@@ -76,7 +88,9 @@ pub(super) fn join(
         held.add(&gateway.listeners);
         for (set_name, set) in sets {
             let first = gateway.listeners.len();
-            let allows = judge.labels.allows(&allowed, &name.namespace, &set_name.namespace);
+            // Whom a Gateway that cannot be read allows is not known; it serves nothing of them either.
+            let allows = gateway.is_unreadable() || judge.labels.allows(&allowed, &name.namespace, &set_name.namespace);
+            let unreadable = judge.objects.unreadable(Kind::ListenerSet, set_name).cloned();
             if allows {
                 let listeners = listeners(judge, gateway, set_name, set, &held, certificates);
                 held.add(&listeners);
@@ -90,7 +104,10 @@ pub(super) fn join(
                 },
                 gateway: name.clone(),
                 positions: first..gateway.listeners.len(),
-                fault: (!allows).then(|| ListenerSetFault::NotAllowed(name.clone())),
+                fault: match unreadable {
+                    _ if !allows => Some(ListenerSetFault::NotAllowed(name.clone())),
+                    unreadable => unreadable.map(ListenerSetFault::Unreadable),
+                },
             };
             nodes.insert(set_name.clone(), node);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isthmus_api::shared::RouteView;
-use isthmus_api::{Kind, NamespacedName};
+use isthmus_api::{Kind, NamespacedName, Unreadable};
 use isthmus_routing::{Hostname, Route, RouteKey, RouteKind};
 
 use super::attachment::{AttachmentFault, GatewayParentNode, Lost, Parent, ParentNode, Parents, Shadowed};
@@ -32,6 +32,8 @@ pub(crate) struct RouteNode {
     pub(crate) unresolved: Vec<(usize, BackendFault)>,
     /// Where that is something else for Services, because there nothing has to be granted.
     of_services: Option<Reading>,
+    /// Why nothing but its parents could be read.
+    pub(crate) unreadable: Option<Unreadable>,
     /// One for each parentRef that is ours, in the order of the object.
     pub(crate) parents: Vec<ParentNode>,
 }
@@ -105,7 +107,12 @@ impl RouteNode {
 }
 
 /// Reads one route; none if no parent of it is ours.
-pub(super) fn read(view: &RouteView<'_>, known: &Parents<'_>, backends: &Backends<'_, '_>) -> Option<RouteNode> {
+pub(super) fn read(
+    view: &RouteView<'_>,
+    unreadable: Option<&Unreadable>,
+    known: &Parents<'_>,
+    backends: &Backends<'_, '_>,
+) -> Option<RouteNode> {
     let NamespacedName { namespace, name } = view.namespaced_name();
     let kind = kind(view.kind)?;
     let parents = parents(view, kind, &namespace, known);
@@ -141,6 +148,7 @@ pub(super) fn read(view: &RouteView<'_>, known: &Parents<'_>, backends: &Backend
         faults,
         unresolved,
         of_services,
+        unreadable: unreadable.cloned(),
         parents,
     })
 }

@@ -8,17 +8,16 @@ use crate::CONTROLLER_NAME;
 use crate::graph::backend_tls::{Ancestor, AncestorNode, PolicyNode, TargetFault};
 use crate::graph::bundle::BundleFault;
 
-/// > A maximum of 16 ancestors will be represented in this list.
-const ANCESTORS: usize = 16;
-
 /// > For example, in BackendTLSPolicy, the Policy attaches to a Service that is
 /// > used as a backend in a HTTPRoute that is itself attached to a Gateway.
 /// > In this case, the relevant object for status is the Gateway, and that is the
 /// > ancestor object referred to in this status.
 ///
 /// Where the route is attached to a Service, it is that Service.
+///
+/// All of them: whoever writes the status knows what there is room for besides those of other controllers, and says what it leaves out.
 pub(super) fn status(node: &PolicyNode) -> PolicyStatus {
-    let ancestors = node.ancestors.iter().take(ANCESTORS).map(|(is, ancestor)| PolicyAncestorStatus {
+    let ancestors = node.ancestors.iter().map(|(is, ancestor)| PolicyAncestorStatus {
         ancestor_ref: ancestor_ref(is),
         controller_name: CONTROLLER_NAME.to_owned(),
         conditions: vec![

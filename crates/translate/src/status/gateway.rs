@@ -148,7 +148,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use crate::testing::{base, edge, gateway_with, objects, options, plain_listener, secret, shown, translated};
-    use crate::{Options, translate};
+    use crate::{Listen, Options, translate};
 
     fn judged(spec: Value, options: &Options) -> (String, Vec<String>, bool) {
         let translation = translate(&objects(base().into_iter().chain([gateway_with(spec)])), options);
@@ -306,7 +306,13 @@ mod tests {
             let translation = translated([gateway_with(spec.clone()), parameters(clients.clone())]);
             let gateway = &translation.snapshot.gateways[&edge()];
             assert_eq!((gateway.proxy_protocol, gateway.trusted_hops), expected, "{clients}");
+            assert!(!gateway.keeps_clients, "{clients}");
         }
+        let everywhere = Options { listen: Listen::Everywhere, ..options() };
+        let translation = translate(&objects(base().into_iter().chain([gateway_with(spec)])), &everywhere);
+        let gateway = &translation.snapshot.gateways[&edge()];
+        let of_clients = (gateway.proxy_protocol, gateway.trusted_hops, gateway.keeps_clients);
+        assert_eq!(of_clients, (false, 0, true), "parameters that are gone leave proxies with what they hold");
     }
 
     #[test]

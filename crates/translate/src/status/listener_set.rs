@@ -40,7 +40,7 @@ pub(super) fn is_attached(status: &ListenerSetStatus) -> bool {
 /// One listener that can be served is enough.
 fn accepted(node: &ListenerSetNode, parent: &GatewayNode, listeners: &[ListenerNode]) -> Verdict {
     if let Some(fault) = &node.fault {
-        return Verdict::no("NotAllowed", fault);
+        return Verdict::no(fault.reason(), fault);
     }
     if parent.fault.is_some() {
         return Verdict::no("ParentNotAccepted", format_args!("Gateway {} is not accepted; see its conditions", node.gateway));
@@ -58,7 +58,7 @@ fn accepted(node: &ListenerSetNode, parent: &GatewayNode, listeners: &[ListenerN
 /// As of a Gateway, but for these listeners alone. Its Gateway has to be programmed too.
 fn programmed(node: &ListenerSetNode, parent: &GatewayNode, listeners: &[ListenerNode], proof: Option<&Proof>) -> Verdict {
     if let Some(fault) = &node.fault {
-        return Verdict::no("NotAllowed", fault);
+        return Verdict::no(fault.reason(), fault);
     }
     if !listeners.iter().any(listener::is_whole) && parent.fault.is_none() {
         let only_ports = listeners.iter().any(|of| of.unavailable.is_some() && of.is_servable());

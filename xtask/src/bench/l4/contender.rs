@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ const START: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Isthmus,
+    /// This gateway as it was.
+    Before,
     Haproxy,
     /// A second haproxy, for the noise.
     Again,
@@ -36,6 +38,7 @@ impl Kind {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Isthmus => "isthmus",
+            Self::Before => "isthmus before",
             Self::Haproxy => "haproxy",
             Self::Again => "haproxy again",
             Self::Nginx => "nginx",
@@ -47,6 +50,7 @@ impl Kind {
 #[derive(Debug)]
 pub(super) struct Contender {
     kind: Kind,
+    program: PathBuf,
     running: Running,
     plain: SocketAddr,
     tls: SocketAddr,
@@ -61,35 +65,38 @@ struct Place<'a> {
 }
 
 impl Contender {
-    /// Starts one in a new folder and waits until bytes go there and back.
-    pub(super) fn start(far: &Far, kind: Kind) -> Result<Self, Fault> {
+    /// Starts one in a new folder and waits until bytes go there and back. `before` is the program of [`Kind::Before`].
+    pub(super) fn start(far: &Far, kind: Kind, before: Option<&Path>) -> Result<Self, Fault> {
+        let program = match (kind, before) {
+            (Kind::Before, Some(before)) => before.to_owned(),
+            (Kind::Isthmus | Kind::Before, _) => workspace::isthmus(true),
+            (Kind::Haproxy | Kind::Again, _) => "haproxy".into(),
+            (Kind::Nginx, _) => "nginx".into(),
+        };
         let folder = far.folder(&kind.as_str().replace(' ', "-"))?;
         let place = Place { folder: &folder, plain: free_address()?, tls: free_address()?, far };
         write(&folder, "tls.crt", &far.chain)?;
         write(&folder, "tls.key", &far.key)?;
         write(&folder, "both.pem", &format!("{}{}", far.chain, far.key))?;
-        let mut command;
+        let mut command = Command::new(&program);
         match kind {
-            Kind::Isthmus => {
+            Kind::Isthmus | Kind::Before => {
                 let yaml = folder.join("yaml");
                 fs::create_dir_all(&yaml).context(|| format!("making the folder {}", yaml.display()))?;
                 write(&yaml, "gateway.yaml", &isthmus(&place))?;
-                command = Command::new(workspace::isthmus(true));
                 command.arg("run").arg(yaml).args(["--admin", &free_address()?.to_string()]);
                 command.arg("--access-log").arg(folder.join("access.log"));
             }
             Kind::Haproxy | Kind::Again => {
-                command = Command::new("haproxy");
                 command.arg("-db").arg("-f").arg(write(&folder, "haproxy.cfg", &haproxy(&place))?);
             }
             Kind::Nginx => {
-                command = Command::new("nginx");
                 command.arg("-c").arg(write(&folder, "nginx.conf", &nginx(&place))?);
             }
         }
         let mut running = Running::start(kind.as_str(), &on(CPU, &command), &folder.join("log"))?;
         running.wait_until(START, || far.round_trip(place.plain).is_ok())?;
-        Ok(Self { kind, running, plain: place.plain, tls: place.tls })
+        Ok(Self { kind, program, running, plain: place.plain, tls: place.tls })
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -118,8 +125,8 @@ impl Contender {
     /// What it calls itself, in one line.
     pub(super) fn version(&self) -> String {
         let said = match self.kind {
-            Kind::Isthmus => process::capture(Command::new(workspace::isthmus(true)).arg("--version")),
-            Kind::Haproxy | Kind::Again => process::capture(Command::new("haproxy").arg("-v")),
+            Kind::Isthmus | Kind::Before => process::capture(Command::new(&self.program).arg("--version")),
+            Kind::Haproxy | Kind::Again => process::capture(Command::new(&self.program).arg("-v")),
             Kind::Nginx => process::capture(Command::new("sh").args(["-c", "nginx -v 2>&1"])),
         };
         let said = said.unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Both ends of the connections: a backend that does what the first byte says, and clients that count.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 
 use crate::fault::{Context as _, Fault};
 
@@ -22,7 +23,10 @@ pub(super) const SLICE: Duration = Duration::from_millis(1000);
 pub(super) const SETTLE: Duration = Duration::from_millis(100);
 /// Connections at once that download.
 const STREAMS: usize = 2;
-const HANDSHAKES: u32 = 400;
+/// Connections, one after the other, whose cost is counted.
+pub(super) const CONNECTIONS: u32 = 100;
+/// What OpenSSL's servers give of themselves; a gateway that gave fewer would have an advantage.
+const TICKETS: u32 = 2;
 const ROUND_TRIPS: usize = 3000;
 const MESSAGE: usize = 64;
 const BUFFER: usize = 256 * 1024;
@@ -59,8 +63,14 @@ impl Far {
         let fault = |error: rustls::Error| Fault::said(format!("making a TLS client: {error}"));
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).map_err(fault)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(fault)?;
+        // Nothing is left to the gateways' choice: what rustls and OpenSSL ask for first, and no other version, suite or group.
+        let provider = CryptoProvider {
+            cipher_suites: vec![ring::cipher_suite::TLS13_AES_256_GCM_SHA384],
+            kx_groups: vec![ring::kx_group::X25519],
+            ..ring::default_provider()
+        };
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).map_err(fault)?;
         let mut client = builder.with_root_certificates(roots).with_no_client_auth();
         client.resumption = Resumption::disabled();
         Ok(Self {
@@ -94,19 +104,36 @@ impl Far {
         count_all(|| self.connect_tls(from))
     }
 
-    /// How many connections with whole handshakes were made, each with one message there and back.
+    /// Makes [`CONNECTIONS`], each with one message there and back, and ends each from this side; says how many.
+    pub(super) fn connections(&self, at: SocketAddr) -> io::Result<f64> {
+        for _ in 0..CONNECTIONS {
+            let mut stream = connect(at)?;
+            ask(&mut stream)?;
+            stream.shutdown(Shutdown::Write)?;
+            expect_end(stream.read(&mut [0; MESSAGE])?)?;
+        }
+        Ok(f64::from(CONNECTIONS))
+    }
+
+    /// The same with whole handshakes, all of the same content.
     pub(super) fn handshakes(&self, at: SocketAddr) -> io::Result<f64> {
-        for _ in 0..HANDSHAKES {
+        for _ in 0..CONNECTIONS {
             let mut stream = self.connect_tls(at)?;
-            stream.write_all(&[&[ECHO], &[7; MESSAGE][..]].concat())?;
-            stream.read_exact(&mut [0; MESSAGE])?;
-            if stream.conn.handshake_kind() != Some(rustls::HandshakeKind::Full) {
-                return Err(io::Error::other("a session was resumed, or asked for again"));
-            }
+            ask(&mut stream)?;
             stream.conn.send_close_notify();
             stream.flush()?;
+            let StreamOwned { mut conn, mut sock } = stream;
+            sock.shutdown(Shutdown::Write)?;
+            // With the gateway's last alert or without: nginx has none for a client that ends first.
+            while conn.read_tls(&mut sock)? > 0 {
+                expect_end(conn.process_new_packets().map_err(io::Error::other)?.plaintext_bytes_to_read())?;
+            }
+            let (kind, tickets) = (conn.handshake_kind(), conn.tls13_tickets_received());
+            if kind != Some(HandshakeKind::Full) || tickets != TICKETS {
+                return Err(io::Error::other(format!("not a whole handshake with {TICKETS} tickets: {kind:?}, {tickets}")));
+            }
         }
-        Ok(f64::from(HANDSHAKES))
+        Ok(f64::from(CONNECTIONS))
     }
 
     /// A message there and back on a kept connection, in microseconds; the median.
@@ -144,6 +171,16 @@ fn connect(at: SocketAddr) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     Ok(stream)
+}
+
+/// One message there and back.
+fn ask(stream: &mut (impl io::Read + io::Write)) -> io::Result<()> {
+    stream.write_all(&[&[ECHO], &[7; MESSAGE][..]].concat())?;
+    stream.read_exact(&mut [0; MESSAGE])
+}
+
+fn expect_end(read: usize) -> io::Result<()> {
+    if read == 0 { Ok(()) } else { Err(io::Error::other("bytes that nobody asked for")) }
 }
 
 /// Bytes of all connections within [`SLICE`].

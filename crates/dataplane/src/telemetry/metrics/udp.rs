@@ -28,11 +28,11 @@ struct Direction {
 pub(crate) enum UdpEnd {
     /// Nothing went either way for as long as it may be idle.
     Idle,
-    /// It had one datagram of its client only, and had to make room for another session.
+    /// Its client was silent, or had sent one datagram only, and it had to make room for another session.
     Replaced,
     /// The endpoint cannot be reached: nothing listens there, or there is no way to it.
     Unreachable,
-    /// The endpoint is none of the backend any more.
+    /// The endpoint is none of the backend any more, or the backend none of the route.
     EndpointRemoved,
     /// The listener is gone, and the time that its sessions have to end is over.
     DrainDeadline,
@@ -49,7 +49,7 @@ pub(crate) enum UdpDrop {
     NoEndpoint,
     /// The client has too many sessions that are in use.
     ClientLimit,
-    /// The listener has too many sessions that are in use.
+    /// The listener, or all of them together, have too many sessions that are in use.
     Limit,
     /// It would have begun a session, and the listener is going away.
     Ending,

@@ -77,7 +77,7 @@ impl Bench {
 
     /// One connection of a client to a listener.
     async fn shake(&self, listener: &str, client: &Arc<ClientConfig>) -> Outcome {
-        let Ending { config, clients } = self.listeners.config(&gateway(), listener).expect("it ends TLS");
+        let Ending { config, clients, .. } = self.listeners.config(&gateway(), listener).expect("it ends TLS");
         let (far, near) = tokio::io::duplex(64 * 1024);
         let connector = tokio_rustls::TlsConnector::from(client.clone());
         let talk = async move {
@@ -285,6 +285,47 @@ async fn without_an_authority_nothing_is_valid() {
     }
     bench.update(&[asking("strict", &["ours"], false)], &[("ours", &ours)]);
     bench.shake("strict", &client_with(BOTH[0], Some(&ours.good()))).await.expect("the authority has come");
+}
+
+/// Connections that were made before may be used after what does not concern their clients, and after nothing else.
+#[test]
+fn what_kept_connections_outlive() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let bundles = [("ours", &ours), ("theirs", &theirs)];
+    let plain = || listener("a", Some("a.test"), &["shown"]);
+    let settings = TlsSettings { min_version: Some(TlsVersion::V1_3), ..TlsSettings::default() };
+    let hostname = Some("b.test".parse().expect("a hostname"));
+    let passed = Listener { protocol: Protocol::Tls, passthrough: true, ..plain() };
+    for (change, before, after, bundles_after, outlives) in [
+        ("nothing", asking("a", &["ours"], false), Some(asking("a", &["ours"], false)), bundles, true),
+        ("other versions", plain(), Some(Listener { tls: settings, ..plain() }), bundles, true),
+        ("another hostname", plain(), Some(Listener { hostname, ..plain() }), bundles, true),
+        ("another certificate", plain(), Some(listener("a", Some("a.test"), &["other"])), bundles, true),
+        ("a certificate is wanted", plain(), Some(asking("a", &["ours"], false)), bundles, false),
+        ("none is wanted any more", asking("a", &["ours"], false), Some(plain()), bundles, false),
+        ("it becomes required", asking("a", &["ours"], true), Some(asking("a", &["ours"], false)), bundles, false),
+        ("one authority less", asking("a", &["ours", "theirs"], true), Some(asking("a", &["ours"], true)), bundles, false),
+        ("other bytes", asking("a", &["ours"], false), Some(asking("a", &["ours"], false)), [("ours", &theirs); 2], false),
+        ("another protocol", plain(), Some(Listener { protocol: Protocol::Tls, ..plain() }), bundles, false),
+        ("it is passed on", plain(), Some(passed), bundles, false),
+        ("it is gone", plain(), None, bundles, false),
+        ("it is renamed", plain(), Some(listener("b", Some("a.test"), &["shown"])), bundles, false),
+    ] {
+        let mut bench = Bench::new();
+        bench.update(std::slice::from_ref(&before), &bundles);
+        let ending = bench.listeners.config(&gateway(), "a").expect("it ends TLS");
+        let is = |ending: &Ending, name| ending.listener().is(&gateway(), name);
+        assert!(is(&ending, "a") && !is(&ending, "b"), "{change}");
+        bench.update(after.as_slice(), &bundles_after);
+        assert_eq!(is(&ending, "a"), outlives, "{change}");
+        // A change that is taken back brings no connection back.
+        bench.update(std::slice::from_ref(&before), &bundles);
+        assert_eq!(is(&ending, "a"), outlives, "{change}, and back");
+        let now = bench.listeners.config(&gateway(), "a").expect("it ends TLS");
+        assert!(is(&now, "a"), "{change}");
+        bench.update(&[], &bundles);
+        assert!(!is(&ending, "a") && !is(&now, "a"), "{change}, and gone");
+    }
 }
 
 /// A client of any version that has a session of the first state does not get it resumed in the second.

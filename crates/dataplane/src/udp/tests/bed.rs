@@ -18,6 +18,7 @@ use crate::drain::Closing;
 use crate::limits::Limits;
 use crate::listen::accept::{Entrance, Face};
 use crate::telemetry::{PortMetrics, Telemetry};
+use crate::udp::Places;
 
 /// A share of the route's sessions: its weight, its backend's name (none: it is invalid) and the backend's endpoints.
 pub(crate) type Share<'a> = (u32, Option<&'a str>, &'a [SocketAddr]);
@@ -33,6 +34,12 @@ pub(super) struct Bed {
 
 impl Bed {
     pub(super) async fn start(ip: &str, limits: Limits, shares: &[Share<'_>]) -> Self {
+        let places = Places::new(&limits);
+        Self::beside(&places, ip, limits, shares).await
+    }
+
+    /// A listener that shares its places with others.
+    pub(super) async fn beside(places: &Arc<Places>, ip: &str, limits: Limits, shares: &[Share<'_>]) -> Self {
         let socket = UdpSocket::bind((ip, 0)).await.expect("a port");
         let address = socket.local_addr().expect("an address");
         let telemetry = Telemetry::start(&crate::Options::default()).expect("telemetry");
@@ -42,7 +49,8 @@ impl Bed {
             Arc::new(ArcSwap::from_pointee(Face { entrance: Entrance::Stream, proxy_protocol: false, metrics: metrics.clone() }));
         let bind = Bind { address, transport: Transport::Udp };
         let (closing, signals) = Closing::new();
-        let running = tokio::spawn(super::run(socket, bind, config.clone(), face, signals, Arc::new(limits)));
+        let front = crate::udp::Front::new(socket).expect("a socket with what it has to tell");
+        let running = tokio::spawn(super::run(front, bind, config.clone(), face, signals, Arc::new(limits), places.share()));
         let bed = Self { address, closing, running, metrics, config, telemetry };
         bed.serve(shares);
         bed
@@ -51,6 +59,13 @@ impl Bed {
     /// Swaps the configuration.
     pub(super) fn serve(&self, shares: &[Share<'_>]) {
         self.compile(snapshot(self.address, shares));
+    }
+
+    /// The same, where something else refers to the backends of `others`.
+    pub(super) fn serve_beside(&self, shares: &[Share<'_>], others: &[Share<'_>]) {
+        let mut snapshot = snapshot(self.address, shares);
+        snapshot.backends.extend(self::snapshot(self.address, others).backends);
+        self.compile(snapshot);
     }
 
     pub(super) fn serve_without_route(&self) {

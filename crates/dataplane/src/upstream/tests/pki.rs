@@ -1,6 +1,7 @@
 //! Authorities and what they sign.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use isthmus_routing::{Bundle, BundleKey, Certificate, Gateway, Snapshot};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
@@ -69,7 +70,21 @@ impl Authority {
         builder().with_client_cert_verifier(verifier).with_single_cert(chain, key).expect("they fit")
     }
 
+    /// The same of one whose certificate is valid until then.
+    pub(super) fn server_until(&self, leaf: &Leaf<'_>, end: SystemTime) -> ServerConfig {
+        let (chain, key) = self.sign_until(leaf, Some(end));
+        builder().with_no_client_auth().with_single_cert(chain, key).expect("they fit")
+    }
+
     fn sign(&self, leaf: &Leaf<'_>) -> (Vec<rustls_pki_types::CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        self.sign_until(leaf, None)
+    }
+
+    fn sign_until(
+        &self,
+        leaf: &Leaf<'_>,
+        end: Option<SystemTime>,
+    ) -> (Vec<rustls_pki_types::CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         let name = |name: &&str| match name.strip_prefix("URI:") {
             Some(uri) => SanType::URI(uri.try_into().expect("ASCII")),
@@ -78,6 +93,9 @@ impl Authority {
         params.subject_alt_names = leaf.names.iter().map(name).collect();
         let (from, to) = leaf.years;
         (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        if let Some(end) = end {
+            params.not_after = end.into();
+        }
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         (vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use proptest::collection::{btree_map, btree_set};
+use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::{Attachment, Bundle, Endpoint};
+use crate::{Attachment, Bundle, Endpoint, MeshedPod, MtlsMode, TrustDomain};
 
 const FULL: &str = include_str!("../full.json");
 
@@ -57,9 +58,45 @@ fn snapshots() -> impl Strategy<Value = Snapshot> {
         map(BUNDLES, bundle),
         btree_set(select(SECRETS).prop_map(|key| key.parse().unwrap()), 0..3),
         btree_set(select(BUNDLES).prop_map(|key| key.parse().unwrap()), 0..3),
+        of_mesh(),
     )
-        .prop_map(|(gateways, routes, services, service_routes, backends, certificates, bundles, kept, kept_bundles)| {
-            Snapshot { gateways, routes, services, service_routes, backends, certificates, bundles, kept, kept_bundles }
+        .prop_map(
+            |(gateways, routes, services, service_routes, backends, certificates, bundles, kept, kept_bundles, mesh)| Snapshot {
+                gateways,
+                routes,
+                services,
+                service_routes,
+                backends,
+                certificates,
+                bundles,
+                kept,
+                kept_bundles,
+                ..mesh
+            },
+        )
+}
+
+fn of_mesh() -> impl Strategy<Value = Snapshot> {
+    let mesh = select(vec!["a", "b"])
+        .prop_map(|text| Arc::new(Mesh { trust_domain: TrustDomain::default(), authorities: text.to_owned() }));
+    let workloads = btree_set(0_u8..3, 0..2).prop_map(|last: BTreeSet<u8>| Workloads {
+        pods: last.into_iter().map(|last| ([10, 0, 0, last].into(), MeshedPod::default())).collect(),
+    });
+    let frontend = (0_u16..3).prop_map(|port| Frontend { addresses: Vec::new(), ports: vec![port] });
+    let inbound =
+        select(vec![MtlsMode::Permissive, MtlsMode::Strict]).prop_map(|mode| Arc::new(Inbound { mode, ..Inbound::default() }));
+    (
+        option::of(mesh),
+        map(&["ServiceAccount/a/a", "ServiceAccount/a/b"], workloads),
+        map(&["a/a", "a/b"], frontend),
+        option::of(inbound),
+    )
+        .prop_map(|(mesh, workloads, frontends, inbound)| Snapshot {
+            mesh,
+            workloads,
+            frontends,
+            inbound,
+            ..Snapshot::default()
         })
 }
 
@@ -105,6 +142,7 @@ fn every_kind_of_item_is_sent_and_read() {
     let empty = full.gateways.is_empty() || full.routes.is_empty() || full.backends.is_empty() || full.certificates.is_empty();
     let empty = empty || full.services.is_empty() || full.service_routes.is_empty();
     let empty = empty || full.bundles.is_empty() || full.kept_bundles.is_empty();
+    let empty = empty || full.mesh.is_none() || full.workloads.is_empty() || full.frontends.is_empty() || full.inbound.is_none();
     assert!(!empty && !full.kept.is_empty(), "the full snapshot has items of every kind");
     items(&full).iter().for_each(|item| built.remove(&item.key()));
     assert_eq!(built, Snapshot::default());
