@@ -37,6 +37,9 @@ pub struct Assignment {
     pub needs_nodes: bool,
     /// Pool addresses that were given to a Gateway's uid. They stay with it even before its Service says so.
     held: BTreeMap<GatewayKey, (String, Vec<IpAddr>)>,
+    /// Pool addresses that were given back, the longest ago first. They are given to another Gateway last: clients, and whatever tracks
+    /// their connections on the way, may still mean the one that had them.
+    left: Vec<IpAddr>,
 }
 
 /// Where a Gateway answers.
@@ -67,7 +70,23 @@ pub struct Record {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Addresses given back that are remembered.
+const LEFT: usize = 1024;
+
 impl Assignment {
+    /// Remembers what is nobody's any more.
+    fn leave(&mut self, before: &Self) {
+        let addresses = |assignment: &Self| -> BTreeSet<IpAddr> {
+            assignment.held.values().flat_map(|(_, held)| held.iter().copied()).collect()
+        };
+        let held = addresses(self);
+        self.left.retain(|ip| !held.contains(ip));
+        let fresh = addresses(before).into_iter().filter(|ip| !held.contains(ip) && !before.left.contains(ip));
+        self.left.extend(fresh);
+        let surplus = self.left.len().saturating_sub(LEFT);
+        self.left.drain(..surplus);
+    }
+
     /// What translation has to know.
     pub fn addresses(&self) -> BTreeMap<GatewayKey, Vec<Address>> {
         let given = self.gateways.iter().filter_map(|(key, assigned)| Some((key.clone(), assigned.addresses.clone()?)));
@@ -98,7 +117,9 @@ pub fn assign(
         assignment.gateways.insert(key.clone(), assigned);
     }
     let ours: BTreeSet<_> = candidates.iter().filter_map(|candidate| candidate.service_name()).collect();
+    assignment.left.clone_from(&before.left);
     pooled::assign(&candidates, &taken(objects, &ours), &mut assignment);
+    assignment.leave(before);
     assignment
 }
 

@@ -85,7 +85,7 @@ impl<'a> Candidate<'a> {
 
 /// Gives addresses to the candidates. In this order, within each step the oldest Gateway first: who has one by its Service's status keeps
 /// it, as long as it may, whatever other Services say since; then who was given one before; addresses that are asked for by value; the
-/// lowest free one of each IP family.
+/// lowest free one of each IP family that nobody has had, or else the one that was given back the longest ago.
 pub(super) fn assign(candidates: &[Candidate<'_>], taken: &BTreeMap<IpAddr, String>, assignment: &mut Assignment) {
     let mut candidates: Vec<_> = candidates.iter().collect();
     candidates.sort_by_key(|candidate| (candidate.given.created, candidate.key));
@@ -117,7 +117,7 @@ pub(super) fn assign(candidates: &[Candidate<'_>], taken: &BTreeMap<IpAddr, Stri
     }
     for candidate in &candidates {
         let faults = faults.entry(candidate.key).or_default();
-        fill(candidate, &mut holders, given.entry(candidate.key).or_default(), faults);
+        fill(candidate, &assignment.left, &mut holders, given.entry(candidate.key).or_default(), faults);
     }
     for candidate in candidates {
         let own = given.remove(candidate.key).unwrap_or_default();
@@ -174,18 +174,20 @@ fn demand(candidate: &Candidate<'_>, holders: &mut Holders, own: &mut Vec<IpAddr
 }
 
 /// One of each family that has a pool, if any address will do.
-fn fill(candidate: &Candidate<'_>, holders: &mut Holders, own: &mut Vec<IpAddr>, faults: &mut Vec<String>) {
+fn fill(candidate: &Candidate<'_>, left: &[IpAddr], holders: &mut Holders, own: &mut Vec<IpAddr>, faults: &mut Vec<String>) {
     if candidate.service.is_none() || !takes_any(candidate.given) {
         return;
     }
     for ipv4 in [true, false] {
-        let mut pools = candidate.pools.iter().filter(|pool| pool.is_ipv4() == ipv4).peekable();
+        let pools: Vec<_> = candidate.pools.iter().filter(|pool| pool.is_ipv4() == ipv4).collect();
         let has_one = own.iter().any(|ip| ip.is_ipv4() == ipv4 && !candidate.asks_for(*ip));
-        if pools.peek().is_none() || has_one || !candidate.has_family(ipv4) {
+        if pools.is_empty() || has_one || !candidate.has_family(ipv4) {
             continue;
         }
         let is_free = |ip| !holders.contains_key(&ip);
-        match pools.find_map(|pool| pool.lowest(is_free)) {
+        let unused = pools.iter().find_map(|pool| pool.lowest(|ip| is_free(ip) && !left.contains(&ip)));
+        let used = || left.iter().copied().find(|ip| is_free(*ip) && pools.iter().any(|pool| pool.contains(*ip)));
+        match unused.or_else(used) {
             Some(ip) => {
                 holders.insert(ip, Holder::Gateway(candidate.key.clone()));
                 own.push(ip);

@@ -212,6 +212,26 @@ fn an_address_is_free_again_when_no_service_says_it_any_more() {
     assert_eq!(told(&world.assign(), "two"), "192.0.2.1");
 }
 
+/// Connections of the clients of a Gateway that has gone may not meet the next one.
+#[test]
+fn an_address_that_was_given_back_is_given_last() {
+    let mut world = World::default();
+    let given = |world: &mut World, name: &str| {
+        world.gateway(name, 1, pool(), &[]).service(name, &json!({}), &json!([]));
+        let address = told(&world.assign(), name);
+        world.infrastructure.remove(&key(name));
+        world.objects.services.clear();
+        world.assign();
+        address
+    };
+    let addresses: Vec<String> = (0..8).map(|turn| given(&mut world, &format!("g{turn}"))).collect();
+    let expected = [1, 2, 3, 4, 5, 6, 1, 2].map(|last| format!("192.0.2.{last}"));
+    assert_eq!(addresses, expected);
+    world.gateway("asks", 1, pool(), &["192.0.2.2"]).service("asks", &json!({}), &json!([]));
+    assert_eq!(told(&world.assign(), "asks"), "192.0.2.2", "who asks for one has it at once");
+    assert_eq!(given(&mut world, "next"), "192.0.2.3");
+}
+
 #[test]
 fn other_services_addresses_are_not_given() {
     let other = |name: &str, spec: Value, status: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"}, "spec": spec, "status": status});

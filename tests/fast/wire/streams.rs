@@ -17,6 +17,8 @@ use super::short;
 
 /// How long the end of a connection may take to arrive.
 const SOON: Duration = Duration::from_secs(4);
+/// What a client says first.
+const HELLO: &[u8] = b"hello";
 /// More than the buffers of all sockets and of the data plane hold.
 const MUCH: usize = 64 * 1024 * 1024;
 
@@ -192,20 +194,24 @@ async fn back_pressure() {
 async fn assert_ends(name: &str, address: SocketAddr) {
     let attempt = async {
         let mut client = TcpStream::connect(address).await?;
-        let _ = client.write_all(b"hello").await;
+        let _ = client.write_all(HELLO).await;
         client.read_u8().await
     };
     let end = timeout(SOON, attempt).await;
     assert!(matches!(&end, Ok(Err(error)) if error.kind() != std::io::ErrorKind::ConnectionRefused), "{name}: {end:?}");
 }
 
-/// Backends that are not there, or close at once: the connection ends soon, and so does nobody else's.
+/// Backends that are not there, or close soon: the connection ends soon, and so does nobody else's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backends_that_do_not_serve() {
     let dead = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound");
-    let closing = backend(|_| async {}).await;
+    // What it leaves unread would make a reset of its end.
+    let closing = backend(|mut stream| async move {
+        let _ = stream.read_exact(&mut [0; HELLO.len()]).await;
+    })
+    .await;
     for (name, endpoints, result) in
-        [("refuses", vec![dead], "unreachable"), ("closes at once", vec![closing], "closed"), ("none", vec![], "no_endpoint")]
+        [("refuses", vec![dead], "unreachable"), ("closes", vec![closing], "closed"), ("none", vec![], "no_endpoint")]
     {
         let (bed, address) = before(&endpoints).await;
         assert_ends(name, address).await;
