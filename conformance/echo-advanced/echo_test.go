@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -213,4 +214,52 @@ func call(t *testing.T, arguments ...string) string {
 		t.Fatal(err)
 	}
 	return out.String()
+}
+
+// Every kind of client sends its part, and what is not the expected answer is lost.
+func TestLoadCountsWhatIsLost(t *testing.T) {
+	address := serve(t)["http"].String()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := closed.Addr().String()
+	closed.Close()
+	for _, tc := range []struct {
+		name, host string
+		status     int
+		lost       int
+	}{
+		{"all is well", address, 200, 0},
+		{"another status", address, 503, 40},
+		{"nobody answers", nobody, 200, 40},
+		{"nobody is to answer", nobody, 0, 0},
+		{"somebody answers who should not", address, 0, 40},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var out bytes.Buffer
+			arguments := []string{"--requests=40", "--rate=1000", fmt.Sprintf("--status=%d", tc.status), "http://" + tc.host + "/"}
+			load, err := parseLoad(arguments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := load.run(context.Background(), &out); (err != nil) != (tc.lost > 0) {
+				t.Errorf("%v", err)
+			}
+			sent, lost, lines := 0, 0, 0
+			for line := range bytes.Lines(out.Bytes()) {
+				var one tally
+				if err := json.Unmarshal(line, &one); err != nil {
+					t.Fatal(err)
+				}
+				sent, lost, lines = sent+one.Sent, lost+one.Lost, lines+1
+				if one.Sent != 10 {
+					t.Errorf("%s has sent %d", one.Client, one.Sent)
+				}
+			}
+			if sent != 40 || lost != tc.lost || lines != 4 {
+				t.Errorf("%d sent, %d lost, %d lines: %s", sent, lost, lines, &out)
+			}
+		})
+	}
 }

@@ -1,7 +1,8 @@
 // Command echo-advanced is what the mesh tests of the conformance suite run in a pod: a server that answers with what it saw of a
-// request, and, under the name `client`, a program that sends requests and prints what came back.
+// request, and, under the name `client`, a program that sends requests and prints what came back. Under the name `load` it is steady
+// traffic for our own tests.
 //
-// Both speak the lines that sigs.k8s.io/gateway-api/conformance/utils/echo parses: `Field=value`, one field a line.
+// The first two speak the lines that sigs.k8s.io/gateway-api/conformance/utils/echo parses: `Field=value`, one field a line.
 package main
 
 import (
@@ -23,12 +24,19 @@ func main() {
 }
 
 func run(ctx context.Context, name string, arguments []string) error {
-	if name == "client" {
+	switch name {
+	case "client":
 		calls, err := parseCalls(arguments)
 		if err != nil {
 			return err
 		}
 		return calls.run(ctx, os.Stdout)
+	case "load":
+		load, err := parseLoad(arguments)
+		if err != nil {
+			return err
+		}
+		return load.run(ctx, os.Stdout)
 	}
 	settings, err := parseSettings(arguments)
 	if err != nil {

@@ -1,14 +1,16 @@
-//! A proxy's token -> which Gateway it is of.
+//! A proxy's token -> which Gateway or workload it is of.
 //!
-//! The API server judges the token (TokenReview): it has to be for us, of a ServiceAccount that we made for a Gateway, and bound to a pod.
-//! Answers are kept for a short time, so that proxies that all reconnect at once cost one question each at most.
+//! The API server judges the token (TokenReview): it has to be for us, of a ServiceAccount, and bound to a pod, which then exists. An account
+//! that we made for a Gateway is that Gateway's; any other is a workload's, where the mesh is on. Answers are kept for a short time, so that
+//! proxies that all reconnect at once cost one question each at most.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use isthmus_api::core::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
-use isthmus_push::server::{Authenticate, Denied, Identity};
+use isthmus_push::server::{Authenticate, Denied, Peer, Subject};
+use isthmus_routing::Identity;
 use kube::Client;
 use kube::api::{Api, PostParams};
 use sha2::{Digest, Sha256};
@@ -33,27 +35,39 @@ const LONGEST: usize = 16 << 10;
 pub struct Authenticator {
     reviews: Api<TokenReview>,
     provisioned: watch::Receiver<Arc<Provisioned>>,
+    workloads: Workloads,
     answers: Mutex<Answers>,
+}
+
+/// Which workloads may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Workloads {
+    /// None: there is no mesh.
+    Nobody,
+    /// Those of all namespaces.
+    Everywhere,
+    /// Those of these namespaces, which are the ones that are read.
+    Of(BTreeSet<String>),
 }
 
 /// Who a token is of, by the token's hash.
 #[derive(Debug, Default)]
 struct Answers {
-    kept: HashMap<[u8; 32], (Instant, Result<Subject, Denied>)>,
+    kept: HashMap<[u8; 32], (Instant, Result<Bearer, Denied>)>,
 }
 
 /// A pod with its ServiceAccount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Subject {
+struct Bearer {
     namespace: String,
     account: String,
     pod: String,
 }
 
 impl Authenticator {
-    /// Takes the ServiceAccounts that are ours from what was provisioned.
-    pub fn new(client: Client, provisioned: watch::Receiver<Arc<Provisioned>>) -> Self {
-        Self { reviews: Api::all(client), provisioned, answers: Mutex::default() }
+    /// Takes the ServiceAccounts of Gateways from what was provisioned.
+    pub fn new(client: Client, provisioned: watch::Receiver<Arc<Provisioned>>, workloads: Workloads) -> Self {
+        Self { reviews: Api::all(client), provisioned, workloads, answers: Mutex::default() }
     }
 
     /// As the push server wants it.
@@ -69,7 +83,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`Denied::Unavailable`] if the API server could not be asked, or if it is not known yet which ServiceAccounts are ours: try again.
-    pub async fn authenticate(&self, token: &str) -> Result<Identity, Denied> {
+    pub async fn authenticate(&self, token: &str) -> Result<Peer, Denied> {
         if token.is_empty() || token.len() > LONGEST {
             return Err(Denied::Unauthorized("no token, or one that is too long".to_owned()));
         }
@@ -86,24 +100,37 @@ impl Authenticator {
         self.identify(answer?)
     }
 
-    /// The ServiceAccount decides, and it is looked up each time: Gateways come and go while answers are kept.
-    fn identify(&self, subject: Subject) -> Result<Identity, Denied> {
+    /// The ServiceAccount decides, and it is looked up each time: Gateways come and go while answers are kept. Before all accounts of Gateways
+    /// are known, one that is not known may be of a Gateway, and is nobody's.
+    fn identify(&self, bearer: Bearer) -> Result<Peer, Denied> {
         let provisioned = self.provisioned.borrow();
-        let Subject { namespace, account, pod } = subject;
-        let refusal = || format!("ServiceAccount {namespace}/{account} is not one that was made for a Gateway");
-        match provisioned.accounts.get(&(namespace.clone(), account.clone())) {
-            Some(gateway) => Ok(Identity { gateway: gateway.clone(), pod }),
-            None if !provisioned.synced => Err(Denied::Unavailable("the controller is starting".to_owned())),
-            None => Err(Denied::Forbidden(refusal())),
+        let Bearer { namespace, account, pod } = bearer;
+        let gateway = provisioned.accounts.get(&(namespace.clone(), account.clone())).cloned();
+        let identity = Identity { namespace, account };
+        if let Some(gateway) = gateway {
+            return Ok(Peer { subject: Subject::Gateway { gateway, identity }, pod });
+        }
+        if !provisioned.synced {
+            return Err(Denied::Unavailable("the controller is starting".to_owned()));
+        }
+        let Identity { namespace, account } = &identity;
+        match &self.workloads {
+            Workloads::Nobody => {
+                Err(Denied::Forbidden(format!("ServiceAccount {namespace}/{account} is not one that was made for a Gateway")))
+            }
+            Workloads::Of(namespaces) if !namespaces.contains(namespace) => {
+                Err(Denied::Forbidden(format!("namespace {namespace} is not one that the controller reads")))
+            }
+            Workloads::Everywhere | Workloads::Of(_) => Ok(Peer { subject: Subject::Workload { identity }, pod }),
         }
     }
 
     /// Asks the API server. The outer error: it gave no answer.
-    async fn review(&self, token: &str) -> Result<Result<Subject, Denied>, Denied> {
+    async fn review(&self, token: &str) -> Result<Result<Bearer, Denied>, Denied> {
         let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: token.to_owned() };
         let review = TokenReview { spec, ..TokenReview::default() };
         match self.reviews.create(&PostParams::default(), &review).await {
-            Ok(TokenReview { status: Some(status), .. }) => Ok(subject(&status)),
+            Ok(TokenReview { status: Some(status), .. }) => Ok(bearer(&status)),
             Ok(_) => Err(Denied::Unavailable("the API server did not judge the token".to_owned())),
             Err(error) => {
                 tracing::warn!(%error, "a proxy's token cannot be judged now");
@@ -118,7 +145,7 @@ impl Authenticator {
 }
 
 /// What the API server says of a token.
-fn subject(status: &TokenReviewStatus) -> Result<Subject, Denied> {
+fn bearer(status: &TokenReviewStatus) -> Result<Bearer, Denied> {
     let denied = |what: &str| Err(Denied::Unauthorized(what.to_owned()));
     if status.authenticated != Some(true) {
         return denied("the API server does not take the token");
@@ -134,11 +161,11 @@ fn subject(status: &TokenReviewStatus) -> Result<Subject, Denied> {
     let only = |key| extra.get(key).and_then(|values| values.first()).filter(|value| !value.is_empty());
     let pod = only("authentication.kubernetes.io/pod-name").zip(only("authentication.kubernetes.io/pod-uid"));
     let Some((pod, _)) = pod else { return denied("the token is not bound to a pod") };
-    Ok(Subject { namespace: namespace.to_owned(), account: account.to_owned(), pod: pod.clone() })
+    Ok(Bearer { namespace: namespace.to_owned(), account: account.to_owned(), pod: pod.clone() })
 }
 
 impl Answers {
-    fn get(&mut self, hash: &[u8; 32], now: Instant) -> Option<Result<Subject, Denied>> {
+    fn get(&mut self, hash: &[u8; 32], now: Instant) -> Option<Result<Bearer, Denied>> {
         let (until, answer) = self.kept.get(hash)?;
         if *until <= now {
             self.kept.remove(hash);
@@ -147,7 +174,7 @@ impl Answers {
         Some(answer.clone())
     }
 
-    fn put(&mut self, hash: [u8; 32], now: Instant, answer: Result<Subject, Denied>) {
+    fn put(&mut self, hash: [u8; 32], now: Instant, answer: Result<Bearer, Denied>) {
         if self.kept.len() >= MOST {
             self.kept.retain(|_, (until, _)| *until > now);
         }

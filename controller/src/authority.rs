@@ -4,20 +4,26 @@
 //! are the bundle that each Gateway's ConfigMap has.
 
 mod content;
-mod keep;
+pub(crate) mod keep;
 mod plan;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
+use isthmus_push::SERVER_NAME;
 use isthmus_push::server::Role;
 use isthmus_routing::Certificate;
 use kube::Client;
+use rustls_pki_types::UnixTime;
 use tokio::sync::watch;
 
+pub(crate) use content::{Ca, Validity, der, parsed, split, text, validity};
 pub use content::{Content, Malformed};
+pub(crate) use plan::{CA_OVERLAP, DAY, SETTLE, SKEW, holding, root, unix_lines};
 pub use plan::{Plan, plan};
+
+use self::keep::{Entries, Held, Kept};
 
 /// The Secret, in the controller's namespace.
 pub const SECRET: &str = "isthmus-push-tls";
@@ -35,8 +41,42 @@ pub struct Material {
 /// receivers.
 pub fn start(client: Client, namespace: String, role: watch::Receiver<Role>) -> watch::Receiver<Option<Arc<Material>>> {
     let (sender, receiver) = watch::channel(None);
-    tokio::spawn(keep::run(client, namespace, role, sender));
+    let names = vec![SERVER_NAME.to_owned(), crate::inject::server_name(&namespace)];
+    tokio::spawn(keep::run(Push { names }, client, namespace, role, sender));
     receiver
+}
+
+/// What is malformed is made anew: nobody but us writes it, and proxies follow the bundle.
+struct Push {
+    /// By which proxies know us, and the API server.
+    names: Vec<String>,
+}
+
+impl Kept for Push {
+    const SECRET: &'static str = SECRET;
+    const MALFORMED: &'static str = "the leader makes it anew";
+    type Content = Content;
+    type Material = Material;
+
+    fn read(&mut self, entries: &Entries, _: UnixTime) -> Result<Content, Malformed> {
+        Content::read(entries)
+    }
+
+    fn entries(content: &Content) -> Entries {
+        content.entries()
+    }
+
+    fn material(&mut self, content: &Content) -> Material {
+        content.material()
+    }
+
+    fn plan(&self, held: Held<'_, Content>, now: UnixTime) -> Result<Option<Plan<Content>>, Malformed> {
+        let held = match held {
+            Held::Content(content) => Some(content),
+            Held::Nothing | Held::Malformed => None,
+        };
+        Ok(Some(plan(held, &self.names, now)?))
+    }
 }
 
 /// The certificates of the material, once there is one: what the push server wants. None: the authority ended first.

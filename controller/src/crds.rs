@@ -68,7 +68,8 @@ impl Bundle {
             let name = full_name(kind);
             if known.is_empty() { name } else { format!("{name} ({})", known.join("; ")) }
         };
-        self.missing().into_iter().map(told).collect()
+        // The standard channel has no meshes, and lacks nothing by that.
+        self.missing().into_iter().filter(|kind| *kind != Kind::XMesh).map(told).collect()
     }
 
     /// Whether this release of the Gateway API is supported: the condition `SupportedVersion` of a GatewayClass.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use isthmus_api::parameters::GatewayParametersSpec;
 use isthmus_controller::args::Args;
-use isthmus_controller::{Election, Settings, provision};
+use isthmus_controller::{Election, Settings, ca, inject, provision};
 use isthmus_routing::snapshot::{ModelVersion, Models};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,6 +64,11 @@ async fn settings(args: Args) -> Result<Settings, String> {
     };
     let push = listen(args.push).await?;
     let port = push.local_addr().map_or(args.push.port(), |address| address.port());
+    let controller = format!("isthmus-controller.{}.svc:{port}", args.namespace);
+    let injection = match args.inject.sidecar(&controller) {
+        None => None,
+        Some(sidecar) => Some(inject::Settings { listener: listen(args.inject.webhook).await?, sidecar }),
+    };
     Ok(Settings {
         push,
         push_address: SocketAddr::new(args.ip, port),
@@ -72,12 +77,18 @@ async fn settings(args: Args) -> Result<Settings, String> {
             image: args.gateway_image,
             image_pull_policy: args.gateway_image_pull_policy,
             image_pull_secrets: args.gateway_image_pull_secret,
-            controller: format!("isthmus-controller.{}.svc:{port}", args.namespace),
+            controller,
         },
+        injection,
         namespace: args.namespace,
         name: args.name,
         watch_namespaces: args.watch_namespace.into_iter().collect::<BTreeSet<_>>(),
         parameters,
+        mesh: args.mesh.then(|| ca::Settings {
+            trust_domain: args.trust_domain,
+            lifetime: args.mesh_certificate_lifetime,
+            mtls: args.mtls.into(),
+        }),
         models: args.model.map_or_else(Models::default, |newest| Models { newest: ModelVersion(newest), ..Models::default() }),
         election: Election::default(),
     })

@@ -1,9 +1,12 @@
 //! What the controller counts.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use isthmus_api::{Kind, Objects};
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use crate::watch::Health;
 
@@ -18,6 +21,36 @@ pub(crate) struct Metrics {
     leader: IntGauge,
     proxies: IntGauge,
     waiting: IntGauge,
+    sidecars: IntGauge,
+    sidecars_waiting: IntGauge,
+    sidecars_lag: Gauge,
+    /// Since when the slowest sidecar stands still behind.
+    standing: Mutex<Option<Instant>>,
+    certificates: IntCounterVec,
+    authority_ends: IntGauge,
+    injections: IntCounterVec,
+}
+
+/// What becomes of a pod that the webhook is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Injection {
+    /// It got a sidecar.
+    Injected,
+    /// It stays as it is.
+    Skipped,
+    /// It is to have a sidecar and cannot.
+    Refused,
+}
+
+/// What becomes of a workload's request for a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Issuance {
+    /// It got one.
+    Issued,
+    /// The request will never be taken.
+    Refused,
+    /// Nothing can be signed now.
+    Failed,
 }
 
 impl Metrics {
@@ -47,6 +80,28 @@ impl Metrics {
                 "isthmus_controller_proxies_waiting",
                 "Ready proxies that have not acknowledged the newest configuration",
             )?,
+            sidecars: IntGauge::new("isthmus_controller_sidecars", "Sidecars that are connected to this instance")?,
+            sidecars_waiting: IntGauge::new(
+                "isthmus_controller_sidecars_waiting",
+                "Ready and connected sidecars that have not acknowledged the newest configuration",
+            )?,
+            sidecars_lag: Gauge::new(
+                "isthmus_controller_sidecars_lag_seconds",
+                "How long the slowest ready and connected sidecar has been behind the newest configuration without getting on",
+            )?,
+            standing: Mutex::default(),
+            certificates: IntCounterVec::new(
+                Opts::new("isthmus_controller_mesh_certificates_total", "Requests of workloads for a certificate"),
+                &["result"],
+            )?,
+            authority_ends: IntGauge::new(
+                "isthmus_controller_mesh_authority_end_timestamp_seconds",
+                "When the authority of the mesh ends, in seconds since 1970; 0 until it is known",
+            )?,
+            injections: IntCounterVec::new(
+                Opts::new("isthmus_controller_injections_total", "Pods that the webhook was asked about"),
+                &["result"],
+            )?,
         };
         metrics.registry.register(Box::new(metrics.translation.clone()))?;
         metrics.registry.register(Box::new(metrics.publications.clone()))?;
@@ -54,7 +109,13 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.failing.clone()))?;
         metrics.registry.register(Box::new(metrics.leader.clone()))?;
         metrics.registry.register(Box::new(metrics.proxies.clone()))?;
+        metrics.registry.register(Box::new(metrics.certificates.clone()))?;
+        metrics.registry.register(Box::new(metrics.authority_ends.clone()))?;
+        metrics.registry.register(Box::new(metrics.injections.clone()))?;
         metrics.registry.register(Box::new(metrics.waiting.clone()))?;
+        metrics.registry.register(Box::new(metrics.sidecars.clone()))?;
+        metrics.registry.register(Box::new(metrics.sidecars_waiting.clone()))?;
+        metrics.registry.register(Box::new(metrics.sidecars_lag.clone()))?;
         Ok(metrics)
     }
 
@@ -63,6 +124,8 @@ impl Metrics {
     /// # Errors
     /// When a family has no metrics, which does not happen here.
     pub(crate) fn text(&self) -> prometheus::Result<String> {
+        let standing = *self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sidecars_lag.set(standing.map_or(0.0, |since| since.elapsed().as_secs_f64()));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
@@ -85,6 +148,8 @@ impl Metrics {
             (Kind::Secret, objects.secrets.len()),
             (Kind::ConfigMap, objects.config_maps.len()),
             (Kind::GatewayParameters, objects.gateway_parameters.len()),
+            (Kind::Pod, objects.pods.len()),
+            (Kind::XMesh, objects.x_meshes.len()),
         ] {
             self.objects.with_label_values(&[kind.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
@@ -113,6 +178,38 @@ impl Metrics {
         self.proxies.set(i64::try_from(connected).unwrap_or(i64::MAX));
         self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
+
+    /// How many sidecars are connected, how many of those that are ready are behind, and since when the slowest of them stands still.
+    pub(crate) fn sidecars(&self, connected: usize, behind: usize, standing: Option<Instant>) {
+        self.sidecars.set(i64::try_from(connected).unwrap_or(i64::MAX));
+        self.sidecars_waiting.set(i64::try_from(behind).unwrap_or(i64::MAX));
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+    }
+
+    /// A workload has asked for a certificate.
+    pub(crate) fn issued(&self, issuance: Issuance) {
+        let result = match issuance {
+            Issuance::Issued => "issued",
+            Issuance::Refused => "refused",
+            Issuance::Failed => "failed",
+        };
+        self.certificates.with_label_values(&[result]).inc();
+    }
+
+    /// The webhook was asked about a pod.
+    pub(crate) fn injection(&self, injection: Injection) {
+        let result = match injection {
+            Injection::Injected => "injected",
+            Injection::Skipped => "skipped",
+            Injection::Refused => "refused",
+        };
+        self.injections.with_label_values(&[result]).inc();
+    }
+
+    /// When the authority of the mesh ends, in seconds since 1970.
+    pub(crate) fn authority_ends(&self, seconds: u64) {
+        self.authority_ends.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
 }
 
 #[cfg(test)]
@@ -127,6 +224,10 @@ mod tests {
         metrics.watches(&Health::default());
         metrics.leads(true);
         metrics.proxies(3, 1);
+        metrics.sidecars(5, 2, None);
+        metrics.issued(Issuance::Issued);
+        metrics.authority_ends(1_800_000_000);
+        metrics.injection(Injection::Refused);
         let text = metrics.text().unwrap();
         for line in [
             "isthmus_controller_translation_seconds_count 1",
@@ -138,8 +239,17 @@ mod tests {
             "isthmus_controller_leader 1",
             "isthmus_controller_proxies 3",
             "isthmus_controller_proxies_waiting 1",
+            "isthmus_controller_objects{kind=\"Pod\"} 0",
+            "isthmus_controller_sidecars 5",
+            "isthmus_controller_sidecars_waiting 2",
+            "isthmus_controller_sidecars_lag_seconds 0",
+            "isthmus_controller_mesh_certificates_total{result=\"issued\"} 1",
+            "isthmus_controller_mesh_authority_end_timestamp_seconds 1800000000",
+            "isthmus_controller_injections_total{result=\"refused\"} 1",
         ] {
             assert!(text.contains(line), "no `{line}` in:\n{text}");
         }
+        metrics.sidecars(5, 2, Instant::now().checked_sub(Duration::from_secs(7)));
+        assert!(metrics.text().unwrap().contains("isthmus_controller_sidecars_lag_seconds 7."));
     }
 }

@@ -1,11 +1,15 @@
 //! What was published and what proxies acknowledged -> what is proven. Pure, but for its memory.
 
+mod sidecars;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_routing::{GatewayKey, Version};
 use isthmus_translate::{Edition, Editions, Proof};
+
+pub use sidecars::{SidecarJudgement, SidecarProver, SidecarState};
 
 /// How long a ready proxy may take to acknowledge before nobody waits for it any more.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! Services and EndpointSlices -> the proxies that traffic is sent to, and whether it gets there. Pure.
+//! Services, EndpointSlices and Pods -> the proxies that have to serve what they are given, and whether traffic gets there. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +25,12 @@ pub fn pods<'g>(objects: &Objects, gateways: impl Iterator<Item = &'g GatewayKey
         }
     }
     pods
+}
+
+/// The pods with sidecars that are ready, by namespace and name.
+pub fn sidecars(objects: &Objects) -> BTreeSet<(String, String)> {
+    let meshed = objects.pods.iter().filter(|(_, pod)| pod.has_sidecar() && pod.is_ready());
+    meshed.map(|(name, _)| (name.namespace.clone(), name.name.clone())).collect()
 }
 
 /// What a Gateway's Service does not have yet of the ports that it is to have, in words: clients that dial one get nothing.
@@ -84,6 +90,20 @@ mod tests {
         assert_eq!(lacks_ports(&objects, &key, &BTreeSet::from([(80, Transport::Tcp)])), None);
         let lacking = lacks_ports(&objects, &key, &BTreeSet::from([(80, Transport::Udp)]));
         assert_eq!(lacking.as_deref(), Some("its Service has not got port 80/UDP yet"));
+    }
+
+    #[test]
+    fn only_ready_pods_with_sidecars_count() {
+        let mut objects = Objects::default();
+        for (name, meshed, ready) in [("a", true, "True"), ("b", true, "False"), ("c", false, "True")] {
+            let annotations = if meshed { json!({"isthmus.dev/injected": "1"}) } else { json!({}) };
+            let status = json!({"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": ready}]});
+            let metadata = json!({"namespace": "shop", "name": name, "annotations": annotations});
+            objects.apply(
+                decode(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": status})).unwrap(),
+            );
+        }
+        assert_eq!(sidecars(&objects), BTreeSet::from([("shop".to_owned(), "a".to_owned())]));
     }
 
     #[test]

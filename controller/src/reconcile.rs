@@ -3,33 +3,35 @@
 //! Changes that come together are translated together, after a pause so short that nobody waits for it. Statuses are handed over when the
 //! proxies have acknowledged what follows from a change, or after a while: one write for what happened in between.
 
+mod mesh;
+mod pace;
+mod told;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_api::Objects;
-use isthmus_push::server::{Proxies, Proxy, Role, Server};
-use isthmus_routing::{GatewayKey, RouteKey, Snapshot, Transport};
+use isthmus_push::server::{Proxies, Publication, Role, Server, Sidecars};
+use isthmus_routing::{GatewayKey, Mesh, Snapshot, Transport};
 use isthmus_translate::{Options, Translation, translate};
 use tokio::sync::watch;
 
-use crate::addresses::{self, Assigned, Assignment, Nodes, Recorder};
+use crate::addresses::{self, Assignment, Nodes, Recorder};
 use crate::crds::Bundle;
 use crate::metrics::Metrics;
-use crate::proof::{PATIENCE, Prover, ProxyState};
+use crate::proof::{PATIENCE, Prover};
 use crate::provision::{self, Provisioned, Provisioner};
 use crate::ready;
 use crate::status::Writer;
 use crate::watch::{Update, Watch};
+use mesh::{MeshSide, Withheld};
+use pace::StatusPace;
 
 /// How long changes are collected after the first of them, and after the last.
 const COLLECT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(2));
 /// How long a translation waits for Secrets that it refers to and that are being fetched.
 const FETCH: Duration = Duration::from_secs(1);
-/// How long statuses wait for proxies to acknowledge what they tell of.
-const HOLD: Duration = Duration::from_millis(100);
-/// How often statuses are written while proxies are waited for.
-const PACE: Duration = Duration::from_millis(500);
 
 /// What the reconciler is connected with.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub(crate) struct Ends {
     pub(crate) nodes: watch::Receiver<Option<Arc<Nodes>>>,
     /// Whether this instance accepts proxies and writes.
     pub(crate) role: watch::Receiver<Role>,
+    /// Whose certificates workloads take from each other, once that is known; none: there is no mesh.
+    pub(crate) mesh: Option<watch::Receiver<Option<Arc<Mesh>>>>,
     /// Says whether nodes are needed.
     pub(crate) needs_nodes: watch::Sender<bool>,
     /// Why the controller is not ready; none: it is.
@@ -54,6 +58,8 @@ pub(crate) struct Ends {
 pub(crate) async fn run(ends: Ends, options: Options) {
     let mut sources = Sources {
         proxies: ends.server.proxies(),
+        sidecars: ends.server.sidecars(),
+        mesh: ends.mesh.clone(),
         provisioned: ends.provisioner.provisioned(),
         bundle: ends.bundle.clone(),
         nodes: ends.nodes.clone(),
@@ -77,6 +83,14 @@ pub(crate) async fn run(ends: Ends, options: Options) {
             changed = sources.proxies.changed() => {
                 reconciler.judge_due = true;
                 changed.is_err().then_some("push server")
+            }
+            changed = sources.sidecars.changed() => {
+                reconciler.judge_due = true;
+                changed.is_err().then_some("push server")
+            }
+            changed = mesh::changed(&mut sources.mesh) => {
+                reconciler.touch();
+                changed.is_err().then_some("authority of the mesh")
             }
             changed = sources.provisioned.changed() => {
                 reconciler.judge_due = true;
@@ -112,6 +126,8 @@ pub(crate) async fn run(ends: Ends, options: Options) {
 /// What changes besides the objects.
 struct Sources {
     proxies: watch::Receiver<Arc<Proxies>>,
+    sidecars: watch::Receiver<Arc<Sidecars>>,
+    mesh: Option<watch::Receiver<Option<Arc<Mesh>>>>,
     provisioned: watch::Receiver<Arc<Provisioned>>,
     bundle: watch::Receiver<Arc<Bundle>>,
     nodes: watch::Receiver<Option<Arc<Nodes>>>,
@@ -138,6 +154,10 @@ struct Reconciler {
     /// The ports that each Gateway's Service is to have.
     ports: BTreeMap<GatewayKey, BTreeSet<(u16, Transport)>>,
     prover: Prover,
+    /// None: there is no mesh.
+    mesh: Option<MeshSide>,
+    /// Whether nothing may be published yet.
+    withheld: Withheld,
     /// Whether proxies or infrastructure said something new.
     judge_due: bool,
     /// When a proxy stops being waited for.
@@ -147,39 +167,15 @@ struct Reconciler {
     leads: bool,
 }
 
-/// When statuses are handed over.
-#[derive(Debug, Default)]
-struct StatusPace {
-    /// Since when they may have changed.
-    stale: Option<Instant>,
-    /// Not before, unless all proxies have acknowledged.
-    hold: Option<Instant>,
-}
-
-impl StatusPace {
-    fn is_due(&self, now: Instant) -> bool {
-        self.stale.is_some() && self.hold.is_none_or(|hold| now >= hold)
-    }
-
-    /// They may have changed.
-    fn touch(&mut self, now: Instant) {
-        self.stale.get_or_insert(now);
-    }
-
-    /// Proxies are to acknowledge something new: there is time for that, less what statuses have waited already. It may be held for longer.
-    fn hold(&mut self, now: Instant) {
-        if self.hold.is_none_or(|hold| hold <= now) {
-            self.hold = Some(self.stale.unwrap_or(now) + HOLD);
-        }
-    }
-}
-
 impl Reconciler {
     fn new(ends: Ends, options: Options) -> Self {
+        let mesh = ends.mesh.is_some().then(MeshSide::default);
         Self {
             ends,
             objects: Objects::default(),
-            options,
+            options: Options { mesh: mesh.is_some(), ..options },
+            mesh,
+            withheld: Withheld::default(),
             complete: false,
             changed: None,
             fetching: None,
@@ -202,7 +198,8 @@ impl Reconciler {
         self.leads = role == Role::Leader;
         if self.leads {
             self.prover.begin(now);
-            self.statuses = StatusPace { stale: Some(now), hold: Some(now + PATIENCE) };
+            self.mesh.iter_mut().for_each(|mesh| mesh.begin(now));
+            self.statuses = StatusPace::held(now, now + PATIENCE);
         }
         self.patience = None;
         self.judge_due = true;
@@ -215,8 +212,9 @@ impl Reconciler {
         }
         let translate = self.changed.map(|(first, last)| (first + COLLECT.0).min(last + COLLECT.1));
         let fetched = self.fetching.map(|since| since + FETCH);
-        let statuses = self.statuses.hold.filter(|_| self.statuses.stale.is_some() && self.leads && self.changed.is_none());
-        [translate, fetched, statuses, self.patience].into_iter().flatten().min()
+        let statuses = self.statuses.due().filter(|_| self.leads && !self.withheld.is_so() && self.changed.is_none());
+        let patience = self.patience.filter(|_| !self.withheld.is_so());
+        [translate, fetched, statuses, patience, self.withheld.due()].into_iter().flatten().min()
     }
 
     fn take(&mut self, update: Update) {
@@ -261,6 +259,10 @@ impl Reconciler {
         }
         if !self.leads {
             self.ends.metrics.proxies(0, 0);
+            self.ends.metrics.sidecars(0, 0, None);
+        }
+        self.withheld.tell(now);
+        if !self.leads || self.withheld.is_so() {
             return;
         }
         if self.judge_due || self.patience.is_some_and(|patience| now >= patience) {
@@ -276,6 +278,7 @@ impl Reconciler {
     fn translate(&mut self, sources: &Sources, now: Instant) {
         let bundle = sources.bundle.borrow().clone();
         self.options.unsupported_version = bundle.supported().err();
+        self.options.authority = mesh::authority(sources.mesh.as_ref()).or_else(|| self.options.authority.take());
         let start = Instant::now();
         let mut translation = translate(&self.objects, &self.options);
         self.ends.metrics.translated(start.elapsed(), &self.objects);
@@ -296,7 +299,11 @@ impl Reconciler {
         self.ports = translation.infrastructure.iter().map(|(key, given)| (key.clone(), given.ports.clone())).collect();
         self.ready = ready::pods(&self.objects, translation.editions.keys());
         self.assign(&translation, sources);
-        self.publish(translation, now);
+        // Whoever has no authority yet may be waiting for a leader to make one.
+        self.withheld.set(mesh::lacks_authority(&translation, &self.options), now);
+        if !self.withheld.is_so() {
+            self.publish(translation, now);
+        }
         self.judge_due = true;
         self.statuses.touch(now);
         self.ends.readiness.send_if_modified(|fault| fault.take().is_some());
@@ -323,10 +330,15 @@ impl Reconciler {
             changed |= same.is_none();
             snapshots.insert(key.clone(), same.cloned().unwrap_or_else(|| Arc::new(of_gateway)));
         }
-        let versions = self.ends.server.publish(snapshots.clone());
+        let mesh = self.mesh.as_mut().map(|mesh| mesh.publication(&self.objects, &translation));
+        let versions = self.ends.server.publish(Publication { gateways: snapshots.clone(), mesh });
         self.published = snapshots;
+        if let Some(mesh) = &mut self.mesh {
+            changed |= mesh.published(versions.mesh, translation.audiences);
+        }
         let mut editions = translation.editions;
-        let wanted = versions.into_iter().filter_map(|(key, version)| Some((key.clone(), (version, editions.remove(&key)?))));
+        let wanted =
+            versions.gateways.into_iter().filter_map(|(key, version)| Some((key.clone(), (version, editions.remove(&key)?))));
         self.prover.publish(wanted.collect(), now);
         if changed {
             self.ends.metrics.published();
@@ -338,7 +350,7 @@ impl Reconciler {
     fn judge(&mut self, sources: &Sources, now: Instant) {
         self.judge_due = false;
         let proxies = sources.proxies.borrow().clone();
-        let connected = proxies.iter().map(|(key, pods)| (key.clone(), states(pods))).collect();
+        let connected = proxies.iter().map(|(key, pods)| (key.clone(), told::states(pods))).collect();
         let mut judgement = self.prover.judge(&self.ready, &connected, now);
         let provisioned = sources.provisioned.borrow().clone();
         for (key, proof) in &mut judgement.proofs {
@@ -349,142 +361,41 @@ impl Reconciler {
                 proof.ready = 0;
             }
             proof.pending = self.ports.get(key).and_then(|ports| ready::lacks_ports(&self.objects, key, ports));
-            proof.lacking = proxies.get(key).map(lacking).unwrap_or_default();
+            proof.lacking = proxies.get(key).map(told::lacking).unwrap_or_default();
         }
         let waiting = judgement.proofs.values().map(|proof| proof.waiting.len()).sum();
         self.ends.metrics.proxies(proxies.values().map(BTreeMap::len).sum(), waiting);
         self.patience = judgement.until;
-        let (proof, unavailable) = (Some(judgement.proofs), self.unavailable(&proxies));
-        let notes = notes(&self.assignment, &sources.recorded.borrow());
+        let mut service_proof = None;
+        if let Some(mesh) = &mut self.mesh {
+            let sidecars = sources.sidecars.borrow().clone();
+            let of_sidecars = mesh.judge(&sidecars, now);
+            self.ends.metrics.sidecars(sidecars.len(), of_sidecars.behind, of_sidecars.standing);
+            self.patience = self.patience.into_iter().chain(of_sidecars.until).min();
+            judgement.settled &= of_sidecars.settled;
+            service_proof = Some(of_sidecars.proofs);
+        }
+        let (proof, unavailable) = (Some(judgement.proofs), told::unavailable(&self.published, &proxies));
+        let notes = told::notes(&self.assignment, &sources.recorded.borrow());
         let options = &mut self.options;
-        if options.proof != proof || options.unavailable != unavailable || options.address_notes != notes {
+        let is_same = options.proof == proof && options.service_proof == service_proof;
+        if !is_same || options.unavailable != unavailable || options.address_notes != notes {
             self.statuses.touch(now);
         }
         (options.proof, options.unavailable, options.address_notes) = (proof, unavailable, notes);
+        options.service_proof = service_proof;
         if judgement.settled {
-            self.statuses.hold = None;
+            self.statuses.settled();
         }
-    }
-
-    /// Listeners that a proxy cannot open. One whose certificate is missing has its port; its status says the rest.
-    fn unavailable(&self, proxies: &Proxies) -> BTreeMap<(GatewayKey, String), String> {
-        let mut unavailable = BTreeMap::new();
-        for (key, pods) in proxies {
-            let Some(snapshot) = self.published.get(key) else { continue };
-            for (pod, proxy) in pods {
-                let faults = proxy.listeners.iter().filter(|(listener, _)| needs_only_a_port(snapshot, key, listener));
-                unavailable.extend(faults.map(|(listener, why)| ((key.clone(), listener.clone()), format!("{pod}: {why}"))));
-            }
-        }
-        unavailable
     }
 
     fn write_statuses(&mut self, now: Instant) {
-        self.statuses.stale = None;
-        self.statuses.hold = Some(now + PACE);
+        self.statuses.written(now);
         if self.fetching.is_some() {
             // What is missing from the objects would be told as missing. The translation that waits writes statuses after it.
             return;
         }
         let translation = translate(&self.objects, &self.options);
         self.ends.writer.publish(translation.statuses, &self.objects);
-    }
-}
-
-/// What there is to say about the addresses of each Gateway: by those who give them, and by those who write them down.
-fn notes(assignment: &Assignment, unwritten: &BTreeMap<GatewayKey, String>) -> BTreeMap<GatewayKey, Vec<String>> {
-    let of = |(key, assigned): (&GatewayKey, &Assigned)| {
-        let notes = assigned.faults.iter().chain(&assigned.notes).chain(unwritten.get(key)).cloned().collect();
-        (key.clone(), notes)
-    };
-    assignment.gateways.iter().map(of).collect()
-}
-
-/// Rules that a proxy of an older release cannot run, by route.
-fn lacking(pods: &BTreeMap<String, Proxy>) -> BTreeMap<RouteKey, String> {
-    let mut lacking = BTreeMap::<RouteKey, Vec<String>>::new();
-    for (pod, proxy) in pods {
-        for (route, rules) in &proxy.lacking {
-            let rules: Vec<_> = rules.iter().map(|rule| format!("rules[{rule}]")).collect();
-            lacking.entry(route.clone()).or_default().push(format!("{} on {pod} (release {})", rules.join(", "), proxy.package));
-        }
-    }
-    lacking.into_iter().map(|(route, told)| (route, told.join("; "))).collect()
-}
-
-fn states(pods: &BTreeMap<String, Proxy>) -> BTreeMap<String, ProxyState> {
-    let state = |proxy: &Proxy| ProxyState { acked: proxy.acked, nack: proxy.nack.as_ref().map(|(_, why)| why.clone()) };
-    pods.iter().map(|(pod, proxy)| (pod.clone(), state(proxy))).collect()
-}
-
-/// Whether a listener has all but its port: it ends no TLS, or has a certificate for it.
-fn needs_only_a_port(snapshot: &Snapshot, gateway: &GatewayKey, name: &str) -> bool {
-    let listeners = snapshot.gateways.get(gateway).map(|gateway| gateway.listeners.as_slice()).unwrap_or_default();
-    listeners.iter().find(|listener| listener.name == name).is_some_and(|listener| {
-        let ends_tls = listener.protocol.is_tls() && !listener.passthrough;
-        !ends_tls || listener.certificates.iter().any(|key| snapshot.certificates.contains_key(key))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use isthmus_routing::{Certificate, CertificateKey, Gateway, Listener, Protocol};
-
-    use super::*;
-
-    #[test]
-    fn a_listener_that_ends_no_tls_needs_only_a_port() {
-        let key = GatewayKey { namespace: "shop".to_owned(), name: "edge".to_owned() };
-        let certificate = |name: &str| CertificateKey { namespace: "shop".to_owned(), name: name.to_owned() };
-        let mut snapshot = Snapshot::default();
-        let there = Certificate { chain: String::new(), key: String::new() };
-        snapshot.certificates.insert(certificate("there"), Arc::new(there));
-        for (protocol, passthrough, certificates, expected) in [
-            (Protocol::Http, false, vec![], true),
-            (Protocol::Tcp, false, vec![], true),
-            (Protocol::Udp, false, vec![], true),
-            (Protocol::Tls, true, vec![], true),
-            (Protocol::Tls, false, vec![], false),
-            (Protocol::Tls, false, vec!["gone"], false),
-            (Protocol::Tls, false, vec!["gone", "there"], true),
-            (Protocol::Https, false, vec!["gone"], false),
-            (Protocol::Https, false, vec!["there"], true),
-        ] {
-            let certificates = certificates.into_iter().map(certificate).collect();
-            let listener = Listener { passthrough, certificates, ..Listener::new("l", 443, protocol) };
-            let gateway = Gateway { listeners: vec![listener], ..Gateway::default() };
-            snapshot.gateways.insert(key.clone(), Arc::new(gateway));
-            assert_eq!(needs_only_a_port(&snapshot, &key, "l"), expected, "{protocol:?} {passthrough}");
-        }
-        assert!(!needs_only_a_port(&snapshot, &key, "another"));
-    }
-
-    #[test]
-    fn statuses_wait_for_proxies_but_changes_that_never_end_do_not_hold_them_back() {
-        let start = Instant::now();
-        for settles in [false, true] {
-            let mut pace = StatusPace::default();
-            let mut due = Vec::new();
-            // A change each 10 ms; acknowledged only when the next one is there already, or never.
-            for step in 0..50_u32 {
-                let now = start + step * Duration::from_millis(10);
-                if settles {
-                    pace.hold = None;
-                }
-                pace.hold(now);
-                pace.touch(now);
-                if pace.is_due(now) {
-                    due.push(step);
-                    pace = StatusPace { stale: None, hold: Some(now + PACE) };
-                }
-            }
-            assert_eq!(due.first(), Some(&10), "{settles}");
-        }
-        let mut waits = StatusPace { stale: None, hold: Some(start) };
-        waits.hold(start);
-        assert_eq!(waits.hold, Some(start + HOLD));
-        let mut longer = StatusPace { stale: Some(start), hold: Some(start + PATIENCE) };
-        longer.hold(start);
-        assert_eq!(longer.hold, Some(start + PATIENCE));
     }
 }

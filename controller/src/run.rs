@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_api::parameters::GatewayParametersSpec;
-use isthmus_push::server::{self, Limits, Role, Server};
+use isthmus_push::server::{self, Denied, Limits, Role, Server, Sign};
 use isthmus_routing::snapshot::Models;
 use isthmus_translate::{Listen, Options};
 use kube::Client;
@@ -16,12 +16,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::addresses::{self, Recorder};
-use crate::authenticate::Authenticator;
+use crate::authenticate::{Authenticator, Workloads};
+use crate::ca::{self, Authority};
 use crate::metrics::Metrics;
 use crate::provision::{self, Provisioner};
 use crate::status::{self, Seen, Writer};
 use crate::watch::Health;
-use crate::{admin, authority, crds, leader, reconcile};
+use crate::{admin, authority, crds, inject, leader, reconcile};
 
 /// How often the CRDs are looked at.
 const CRDS: Duration = Duration::from_secs(10);
@@ -43,8 +44,12 @@ pub struct Settings {
     pub admin: Option<TcpListener>,
     /// What every Gateway's proxies have in common.
     pub provision: provision::Settings,
+    /// How pods get sidecars; none: they do not.
+    pub injection: Option<inject::Settings>,
     /// Parameters beneath those of class and Gateway.
     pub parameters: GatewayParametersSpec,
+    /// The mesh; none: only Gateways are served.
+    pub mesh: Option<ca::Settings>,
     /// The model versions that are written.
     pub models: Models,
     /// Times of the election.
@@ -149,6 +154,11 @@ async fn tell_health(mut watched: watch::Receiver<Arc<Health>>, health: watch::S
     }
 }
 
+/// Without a mesh nobody gets a certificate.
+fn no_authority() -> Sign {
+    Arc::new(|_, _| Box::pin(std::future::ready(Err(Denied::Forbidden("this controller has no mesh (--mesh=false)".to_owned())))))
+}
+
 /// Connects everything and reconciles. Returns only with a fault.
 async fn serve(
     client: Client,
@@ -158,15 +168,31 @@ async fn serve(
     health: watch::Sender<Arc<Health>>,
     metrics: Arc<Metrics>,
 ) -> Result<(), StartError> {
-    let Settings { namespace, watch_namespaces, push, provision, parameters, models, .. } = settings;
+    let Settings { namespace, watch_namespaces, push, provision, injection, parameters, mesh, models, .. } = settings;
     let bundle = crds::follow(client.clone(), CRDS).await;
     let seen = Arc::new(Seen::default());
-    let watched = crate::watch::Options { namespaces: watch_namespaces.clone(), ..crate::watch::Options::new(&*namespace) };
+    let watched = crate::watch::Options {
+        namespaces: watch_namespaces.clone(),
+        mesh: mesh.is_some(),
+        ..crate::watch::Options::new(&*namespace)
+    };
     let watch = crate::watch::start(&client, &watched, &bundle, &seen);
     let _telling = Guard(tokio::spawn(tell_health(watch.health.clone(), health, Arc::clone(&metrics))));
-    let material = authority::start(client.clone(), namespace, role.clone());
+    let material = authority::start(client.clone(), namespace.clone(), role.clone());
+    let _injecting = injection.map(|injection| {
+        let (material, role, metrics) = (material.clone(), role.clone(), Arc::clone(&metrics));
+        Guard(tokio::spawn(inject::run(client.clone(), namespace.clone(), injection, material, role, metrics)))
+    });
+    let authority =
+        mesh.as_ref().map(|settings| Authority::start(client.clone(), namespace, role.clone(), settings, Arc::clone(&metrics)));
+    let authorities = authority.as_ref().map(Authority::authorities);
     let provisioner = Provisioner::start(client.clone(), provision, &watch_namespaces, material.clone(), role.clone());
-    let authenticator = Authenticator::new(client.clone(), provisioner.provisioned());
+    let workloads = match &mesh {
+        None => Workloads::Nobody,
+        Some(_) if watch_namespaces.is_empty() => Workloads::Everywhere,
+        Some(_) => Workloads::Of(watch_namespaces),
+    };
+    let authenticator = Authenticator::new(client.clone(), provisioner.provisioned(), workloads);
     let writer = Writer::start(client.clone(), status::Options::default(), bundle.clone(), role.clone(), seen);
     let recorder = Recorder::start(client.clone(), role.clone());
     let (needs_nodes, needed) = watch::channel(false);
@@ -176,15 +202,33 @@ async fn serve(
         server::Options {
             tls: authority::certificates(material).await.ok_or(StartError::Certificate)?,
             authenticate: authenticator.into_authenticate(),
+            sign: authority.map_or_else(no_authority, Authority::into_sign),
             role: role.clone(),
             models,
             limits: Limits::default(),
         },
     )?;
-    let options =
-        Options { listen: Listen::Everywhere, proof: Some(std::collections::BTreeMap::new()), parameters, ..Options::default() };
-    let ends =
-        reconcile::Ends { watch, server, writer, provisioner, recorder, bundle, nodes, role, needs_nodes, readiness, metrics };
+    let options = Options {
+        listen: Listen::Everywhere,
+        proof: Some(std::collections::BTreeMap::new()),
+        mtls: mesh.map(|mesh| mesh.mtls).unwrap_or_default(),
+        parameters,
+        ..Options::default()
+    };
+    let ends = reconcile::Ends {
+        watch,
+        server,
+        writer,
+        provisioner,
+        recorder,
+        bundle,
+        nodes,
+        role,
+        mesh: authorities,
+        needs_nodes,
+        readiness,
+        metrics,
+    };
     reconcile::run(ends, options).await;
     Err(StartError::Task)
 }

@@ -236,7 +236,7 @@ async fn write(shared: &Shared, role: &watch::Receiver<Role>, object: &ObjectRef
         match shared.send(object, &patch).await {
             Ok(answer) => {
                 shared.observe(object, &answer);
-                shared.note_if_futile(object, &patch);
+                shared.note_if_futile(object, &patch, &answer);
                 return Outcome::Done;
             }
             Err(error) => match fault::code(&error) {
@@ -336,9 +336,12 @@ impl Shared {
     }
 
     /// If the API server took a status but does not say it, it knows a field less than we do, and would get the same write for
-    /// ever.
-    fn note_if_futile(&self, object: &ObjectRef, sent: &StatusPatch) {
-        let again = self.patch(object).filter(|again| again.wanted == sent.wanted);
+    /// ever. Of what was seen since then it says nothing: somebody else wrote that.
+    fn note_if_futile(&self, object: &ObjectRef, sent: &StatusPatch, answer: &Value) {
+        let is_answer = |seen: &SeenStatus| {
+            answer.pointer("/metadata/resourceVersion").and_then(Value::as_str) == Some(&*seen.resource_version)
+        };
+        let again = self.patch(object).filter(|again| again.wanted == sent.wanted && is_answer(&again.seen));
         let mut futile = self.futile();
         match again {
             Some(again) if again.status.keys().eq(sent.status.keys()) => {

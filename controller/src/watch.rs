@@ -8,6 +8,7 @@ pub(crate) mod fault;
 mod full;
 mod health;
 mod known;
+mod meshed;
 mod referred;
 mod relevant;
 pub(crate) mod resource;
@@ -43,7 +44,7 @@ pub struct Options {
     ///
     /// With a list, every namespaced kind is listed in each of these alone, so Roles in them are enough. `Namespace` objects are
     /// watched one by one with `fieldSelector=metadata.name=NAME`, which a ClusterRole with `resourceNames` permits. Only
-    /// GatewayClasses need a ClusterRole for all.
+    /// GatewayClasses and XMeshes need a ClusterRole for all.
     pub namespaces: BTreeSet<String>,
     /// The controller's own namespace, where GatewayParameters are watched too.
     pub own_namespace: String,
@@ -53,10 +54,12 @@ pub struct Options {
     pub grace: Duration,
     /// The first and the longest wait after a failure.
     pub backoff: (Duration, Duration),
+    /// Whether there is a mesh: Pods with sidecars and XMeshes are watched too.
+    pub mesh: bool,
 }
 
 impl Options {
-    /// All namespaces, usual times.
+    /// All namespaces, usual times, no mesh.
     pub fn new(own_namespace: impl Into<String>) -> Self {
         Self {
             namespaces: BTreeSet::new(),
@@ -64,6 +67,7 @@ impl Options {
             relist: Duration::from_mins(10),
             grace: Duration::from_secs(30),
             backoff: (Duration::from_millis(100), Duration::from_secs(10)),
+            mesh: false,
         }
     }
 }
@@ -162,9 +166,10 @@ fn is_referred_only(kind: Kind) -> bool {
 
 fn scopes(options: &Options) -> Vec<Scope> {
     let mut scopes = Vec::new();
-    for kind in Kind::ALL.into_iter().filter(|kind| !is_referred_only(*kind)) {
+    let is_watched = |kind: &Kind| !is_referred_only(*kind) && (options.mesh || !matches!(kind, Kind::Pod | Kind::XMesh));
+    for kind in Kind::ALL.into_iter().filter(is_watched) {
         let mut namespaces = options.namespaces.clone();
-        if namespaces.is_empty() || kind == Kind::GatewayClass {
+        if namespaces.is_empty() || matches!(kind, Kind::GatewayClass | Kind::XMesh) {
             scopes.push(Scope { kind, namespace: None, name: None });
             continue;
         }

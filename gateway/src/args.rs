@@ -2,12 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use isthmus_dataplane::AccessLog;
 use isthmus_push::client;
+use isthmus_routing::Certificate;
 use isthmus_routing::snapshot::{ModelVersion, Models};
+use tokio::sync::watch;
 
 /// The data plane of one Gateway, fed by the Isthmus controller.
 ///
@@ -88,14 +91,16 @@ impl Args {
         format!("{}/{}", self.pod_namespace, self.pod_name)
     }
 
-    /// How the controller is reached.
-    pub(crate) fn client(&self) -> client::Options {
+    /// How the controller is reached. The certificate of the Gateway's identity goes to `certificate`.
+    pub(crate) fn client(&self, certificate: watch::Sender<Option<Arc<Certificate>>>) -> client::Options {
         let models = Models::default();
         client::Options {
             controller: self.controller.clone(),
             ca: self.ca.clone(),
             token: self.token.clone(),
             store: Some(self.store.clone()),
+            calls: None,
+            certificate: Some(certificate),
             models: self.models.map_or(models, |(oldest, newest)| Models {
                 oldest: ModelVersion(oldest),
                 newest: ModelVersion(newest),
@@ -147,7 +152,7 @@ mod tests {
     fn values_are_read() {
         let args = parse("--controller c:1 --pod-ips 10.0.0.1,fd00::1 --models 1-2 --access-log off").unwrap();
         assert_eq!(args.pod_ips, ["10.0.0.1", "fd00::1"].map(|ip| ip.parse::<IpAddr>().unwrap()));
-        let models = args.client().models;
+        let models = args.client(watch::Sender::new(None)).models;
         assert_eq!((models.oldest, models.newest), (ModelVersion(1), ModelVersion(2)));
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use isthmus_dataplane::{Dataplane, Options, Report, StartError};
 use isthmus_push::client::{self, Outcome};
-use isthmus_routing::Snapshot;
+use isthmus_routing::{Certificate, Snapshot};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -29,10 +29,11 @@ impl Gateway {
     /// Answers on the admin address when this returns, and is ready when there is a configuration.
     pub(crate) async fn start(args: &Args, threads: usize) -> Result<Self, StartError> {
         let (snapshots, receiver) = watch::channel(Arc::<Snapshot>::default());
-        let dataplane = dataplane(args, threads, &receiver).await?;
+        let (certificate, identity) = watch::channel(None);
+        let dataplane = dataplane(args, threads, &receiver, &identity).await?;
         let (outcomes, seen) = watch::channel(Outcome::default());
         let answering = tokio::spawn(answer(dataplane.reports(), outcomes));
-        let following = tokio::spawn(follow(args.client(), snapshots, seen));
+        let following = tokio::spawn(follow(args.client(certificate), snapshots, seen));
         Ok(Self { dataplane, tasks: [answering, following] })
     }
 
@@ -53,7 +54,12 @@ impl Drop for Gateway {
     }
 }
 
-async fn dataplane(args: &Args, threads: usize, snapshots: &watch::Receiver<Arc<Snapshot>>) -> Result<Dataplane, StartError> {
+async fn dataplane(
+    args: &Args,
+    threads: usize,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    identity: &watch::Receiver<Option<Arc<Certificate>>>,
+) -> Result<Dataplane, StartError> {
     let options = |admin: SocketAddr| Options {
         threads,
         admin: Some(admin),
@@ -61,6 +67,7 @@ async fn dataplane(args: &Args, threads: usize, snapshots: &watch::Receiver<Arc<
         otlp: args.otlp.clone(),
         addresses: families::everywhere(&args.pod_ips),
         placeholder: true,
+        identity: Some(identity.clone()),
         ..Options::default()
     };
     if let Some(admin) = args.admin {

@@ -14,8 +14,8 @@ use crate::stage::{self, Stage};
 
 /// Names the kubeconfig of the cluster.
 pub(crate) const KUBECONFIG: &str = "ISTHMUS_CLUSTER_KUBECONFIG";
-/// How long a test may take.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a test may take, and one that is asked for.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(900)];
 /// Tests at a time, unless `--jobs` says otherwise.
 const JOBS: usize = 3;
 
@@ -134,12 +134,13 @@ async fn one(test: &Test, cluster: kube::Client) -> bool {
     let (start, stage) = (Instant::now(), Arc::new(Stage::new(cluster, test.name)));
     // In a task, so that a panic is the end of this test only.
     let mut task = tokio::spawn((test.run)(Arc::clone(&stage)));
-    let outcome = match tokio::time::timeout(PATIENCE, &mut task).await {
+    let patience = PATIENCE[usize::from(test.with == With::Asked)];
+    let outcome = match tokio::time::timeout(patience, &mut task).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panic)) => Err(Fault::said(panic.to_string())),
         Err(_) => {
             task.abort();
-            Err(Fault::said(format!("not done after {} s", PATIENCE.as_secs())))
+            Err(Fault::said(format!("not done after {} s", patience.as_secs())))
         }
     };
     let found = if outcome.is_err() { stage.describe().await } else { Vec::new() };

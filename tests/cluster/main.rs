@@ -12,7 +12,9 @@ mod grants;
 mod harness;
 mod lifetimes;
 mod line;
+mod load;
 mod manifests;
+mod mesh;
 mod models;
 mod neighbours;
 mod node;
@@ -50,11 +52,18 @@ const TESTS: &[Test] = &[
     test!(With::Others, proof::isthmus_wait_says_when_and_why_not),
     test!(With::Others, streams::tcp_and_udp_share_a_port),
     test!(With::Others, streams::a_backend_is_verified_by_policy),
+    test!(With::Others, mesh::a_strict_workload_takes_calls_of_the_mesh_only),
+    test!(With::Others, mesh::probes_ask_the_application),
+    test!(With::Others, mesh::a_rollout_of_a_meshed_workload_loses_nothing),
     test!(With::Others, models::a_newer_proxy_loses_nothing),
     test!(With::Nobody, rights::of_the_chart_suffice_and_a_proxy_has_none),
     test!(With::Nobody, models::an_older_proxy_loses_nothing),
     test!(With::Nobody, rollouts::of_the_controller),
     test!(With::Nobody, outage::a_gateway_serves_and_restarts_without_a_controller),
+    test!(With::Nobody, mesh::the_controller_is_away),
+    test!(With::Nobody, mesh::certificates_are_renewed),
+    test!(With::Asked, mesh::the_controller_is_away_for_long),
+    test!(With::Asked, mesh::certificates_are_renewed_for_long),
     test!(With::Asked, propagation::bench),
 ];
 

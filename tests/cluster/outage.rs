@@ -49,7 +49,8 @@ async fn without(stage: &Stage, space: &Space, system: &Space, address: std::net
     Ok(())
 }
 
-async fn scale(system: &Space, replicas: i64) -> Outcome {
+/// Sets how many controllers there are, and waits for it.
+pub(crate) async fn scale(system: &Space, replicas: i64) -> Outcome {
     system.merge("Deployment", CONTROLLER, &json!({ "spec": { "replicas": replicas } })).await?;
     system.disown("Deployment", CONTROLLER).await?;
     system.rolled_out(CONTROLLER, CONTROLLER_PODS).await

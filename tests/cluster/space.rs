@@ -170,6 +170,7 @@ pub(crate) fn resource(kind: &str) -> ApiResource {
         | "BackendTLSPolicy" => ("gateway.networking.k8s.io", "v1"),
         "GatewayParameters" => ("isthmus.dev", "v1alpha1"),
         "Deployment" => ("apps", "v1"),
+        "Job" => ("batch", "v1"),
         _ => ("", "v1"),
     };
     let lower = kind.to_lowercase();

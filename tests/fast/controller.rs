@@ -1,13 +1,16 @@
 //! The controller in process against the scripted API server: whatever goes wrong on the way, the end is the same.
 
+mod certificates;
 mod crashes;
 mod disturbed;
 mod leaders;
 mod log;
+mod mesh;
 mod missing;
 mod pods;
 mod scenario;
 mod service;
+mod sidecar;
 mod stage;
 mod statuses;
 mod streams;

@@ -2,10 +2,11 @@
 //! towards the 1.5 MB that an API server takes.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isthmus_api::{Objects, decode};
-use isthmus_routing::GatewayKey;
+use isthmus_routing::{GatewayKey, Mesh, TrustDomain};
 use isthmus_translate::{CONTROLLER_NAME, Options, Translation, translate};
 use k8s_openapi::ByteString;
 use serde::Serialize;
@@ -45,7 +46,10 @@ impl World {
     }
 
     fn translated(&self) -> Translation {
-        let mut options = Options::default();
+        self.translated_with(Options::default())
+    }
+
+    fn translated_with(&self, mut options: Options) -> Translation {
         let edge = GatewayKey { namespace: "shop".to_owned(), name: "edge".to_owned() };
         options.addresses.insert(edge, vec![IpAddr::V4(Ipv4Addr::LOCALHOST).into()]);
         let start = Instant::now();
@@ -93,6 +97,42 @@ fn ten_thousand_routes() {
     assert_small(translation.statuses.gateways.values());
     assert_small(translation.statuses.http_routes.values());
     assert_eq!(translation.snapshot, world.translated().snapshot, "equal input gives equal output");
+}
+
+#[test]
+fn ten_thousand_pods_with_sidecars() {
+    const PODS: u32 = 10_000;
+    const SERVICES: u32 = 1000;
+    let mut world = World::new();
+    let address = |at: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + at);
+    let pod = |at: u32| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": format!("p{at}"), "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "annotations": {"isthmus.dev/injected": "0.1.0", "isthmus.dev/mtls-ports": "9090=strict", "isthmus.dev/exclude-inbound-ports": "22"},
+            },
+            "spec": {"serviceAccountName": format!("a{}", at % SERVICES)},
+            "status": {"phase": "Running", "podIPs": [{"ip": address(at).to_string()}]},
+        })
+    };
+    for at in 0..SERVICES {
+        world.apply(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("s{at}"), "namespace": "shop"},
+            "spec": {"clusterIP": Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + at).to_string(), "ports": [{"port": 80}]},
+        }));
+    }
+    (0..PODS).for_each(|at| world.apply(pod(at)));
+    let mesh = Mesh { trust_domain: TrustDomain::default(), authorities: "PEM".to_owned() };
+    let options = || Options { mesh: true, authority: Some(Arc::new(mesh.clone())), ..Options::default() };
+    let before = world.translated_with(options());
+    let places: usize = before.snapshot.workloads.values().map(|workloads| workloads.pods.len()).sum();
+    assert_eq!((places, before.inbound.len()), (PODS as usize, PODS as usize));
+    assert_eq!((before.snapshot.frontends.len(), before.snapshot.services.len()), (SERVICES as usize, SERVICES as usize));
+    world.apply(pod(PODS));
+    let changes = world.translated_with(options()).snapshot.changes(&before.snapshot);
+    let changed: Vec<_> = changes.puts.iter().map(|item| item.key().to_string()).collect();
+    assert_eq!((changed, changes.removes), (vec!["ServiceAccount/shop/a0".to_owned()], Vec::new()));
 }
 
 #[test]

@@ -237,9 +237,9 @@ fn lines(findings: &[Finding]) -> String {
 
 #[test]
 fn a_kind_of_somebody_else_passes_admission_and_is_named_by_decoding() {
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}});
-    let admitted = admit(pod.clone()).unwrap();
-    assert_eq!(admitted.object, pod);
-    let expected = DecodeError::UnknownKind { api_version: "v1".to_owned(), kind: "Pod".to_owned() };
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}});
+    let admitted = admit(node.clone()).unwrap();
+    assert_eq!(admitted.object, node);
+    let expected = DecodeError::UnknownKind { api_version: "v1".to_owned(), kind: "Node".to_owned() };
     assert_eq!(decode(admitted.object), Err(expected));
 }

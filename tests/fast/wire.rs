@@ -26,6 +26,7 @@ fn short() -> Limits {
     Limits {
         handshake: Duration::from_millis(1500),
         header: Duration::from_millis(1200),
+        fresh: Duration::from_millis(1200),
         idle: Duration::from_millis(3000),
         ..Limits::default()
     }

@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
 const KUBERNETES: &str = "--kube-version=1.36.0";
 
 /// Values, and the objects that they add to (+) or take from (-) those of the defaults.
-const ACCEPTED: [(&[&str], &[&str]); 12] = [
+const ACCEPTED: [(&[&str], &[&str]); 13] = [
     (&[], &[]),
     (
         &["--set=watchNamespaces={a,b}"],
@@ -32,6 +32,7 @@ const ACCEPTED: [(&[&str], &[&str]); 12] = [
         ],
     ),
     (&["--set=crds.install=false"], &["-CustomResourceDefinition//gatewayparameters.isthmus.dev"]),
+    (&["--set=mesh.enabled=false"], &["-MutatingWebhookConfiguration//isthmus-injector-isthmus-system"]),
     (&["--set=gatewayClass.create=false"], &["-GatewayClass//isthmus"]),
     (&["--set=gatewayClass.name=edge"], &["-GatewayClass//isthmus", "+GatewayClass//edge"]),
     (&["--set-json=gatewayClass.parametersRef={\"namespace\": \"a\", \"name\": \"b\"}"], &[]),
@@ -47,10 +48,11 @@ const ACCEPTED: [(&[&str], &[&str]); 12] = [
 ];
 
 /// Values that are refused, and where.
-const REFUSED: [(&str, &str); 8] = [
+const REFUSED: [(&str, &str); 9] = [
     ("--set=replicsa=3", "replicsa"),
     ("--set=image.tga=dev", "/image"),
     ("--set=image.pullPolicy=Sometimes", "/image/pullPolicy"),
+    ("--set=mesh.proxy.image.tga=dev", "/mesh/proxy/image"),
     ("--set=watchNamespaces=a", "/watchNamespaces"),
     ("--set=gatewayClass.parametersRef.name=b", "/gatewayClass/parametersRef"),
     ("--set=gatewayParameters.replica=3", "/gatewayParameters"),

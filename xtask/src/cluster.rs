@@ -189,7 +189,7 @@ impl Cluster {
         let archives = images::of_project()?;
         if !self.ours {
             println!(
-                "Images of this tree, for a registry or `kind load image-archive`; then `install --set image.tag=dev,gateway.image.tag=dev`:"
+                "Images of this tree, for a registry or `kind load image-archive`; then\n`install --set image.tag=dev,gateway.image.tag=dev,mesh.proxy.image.tag=dev,mesh.redirect.image.tag=dev`:"
             );
             archives.iter().for_each(|archive| println!("  {}", archive.display()));
             return Ok(());

@@ -21,7 +21,28 @@ use crate::{process, workspace};
 const CLASS: &str = "isthmus";
 
 /// What is claimed.
-const PROFILES: [&str; 5] = ["GATEWAY-HTTP", "GATEWAY-GRPC", "GATEWAY-TLS", "GATEWAY-TCP", "GATEWAY-UDP"];
+const PROFILES: [&str; 7] =
+    ["GATEWAY-HTTP", "GATEWAY-GRPC", "GATEWAY-TLS", "GATEWAY-TCP", "GATEWAY-UDP", "MESH-HTTP", "MESH-GRPC"];
+
+/// What the profiles and the tests of the mesh begin with.
+const MESH: [&str; 2] = ["MESH-", "Mesh"];
+
+/// What of the mesh is claimed. The standard channel has no object in whose status the suite could read it.
+const MESH_FEATURES: [&str; 10] = [
+    "Mesh",
+    "MeshClusterIPMatching",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteNamedRouteRule",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteRedirectPort",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
+];
+
+/// With it the pods of a namespace get a sidecar.
+const INJECT: &str = "isthmus.dev/inject=enabled";
 
 /// The address in our pool that GatewayStaticAddresses asks for: pools are given out from their start, and never come this far.
 const USABLE: u32 = 250;
@@ -123,7 +144,7 @@ fn round(arguments: &Arguments, cluster: &Cluster, binary: &Path, results: &Path
     if fs::exists(&report).unwrap_or(true) {
         fs::remove_file(&report).context(|| format!("removing {}", report.display()))?;
     }
-    let mut run = suite::run(command(arguments, cluster, binary, &report), &log)?;
+    let mut run = suite::run(command(arguments, cluster, binary, &report)?, &log)?;
     if arguments.run.is_some() {
         run.ended.retain(|_, test| test.outcome != Outcome::Skipped);
     }
@@ -137,8 +158,8 @@ fn round(arguments: &Arguments, cluster: &Cluster, binary: &Path, results: &Path
     Ok(Round { run, report, log })
 }
 
-/// Upstream's flags. Features are not among them: without any, the suite reads them from the status of the GatewayClass.
-fn command(arguments: &Arguments, cluster: &Cluster, binary: &Path, report: &Path) -> Command {
+/// Upstream's flags.
+fn command(arguments: &Arguments, cluster: &Cluster, binary: &Path, report: &Path) -> Result<Command, Fault> {
     let mut flags = vec![
         ("gateway-class", CLASS.to_owned()),
         ("organization", CLASS.to_owned()),
@@ -157,11 +178,21 @@ fn command(arguments: &Arguments, cluster: &Cluster, binary: &Path, report: &Pat
         flags.push(("skip-tests", arguments.skip.join(",")));
     }
     match &arguments.run {
-        Some(test) => flags.push(("run-test", test.clone())),
+        Some(test) => {
+            flags.push(("run-test", test.clone()));
+            if is_of_mesh(test) {
+                flags.push(("namespace-labels", INJECT.to_owned()));
+            }
+        }
         None => {
-            let profiles = if arguments.profiles.is_empty() { PROFILES.join(",") } else { arguments.profiles.join(",") };
-            flags.push(("conformance-profiles", profiles));
+            let profiles = arguments.profiles();
+            flags.push(("conformance-profiles", profiles.join(",")));
             flags.push(("report-output", report.display().to_string()));
+            // Of gateways alone nothing is said: the suite then reads the status of the GatewayClass itself.
+            if profiles.iter().any(|profile| is_of_mesh(profile)) {
+                flags.push(("namespace-labels", INJECT.to_owned()));
+                flags.push(("supported-features", with_mesh(&of_class(cluster)?, &profiles).join(",")));
+            }
         }
     }
     if arguments.keep {
@@ -176,7 +207,31 @@ fn command(arguments: &Arguments, cluster: &Cluster, binary: &Path, report: &Pat
     // The tests that may run beside each other mostly wait; how many do must not depend on the machine.
     command.args(["-test.v=test2json", "-test.count=1", "-test.timeout=75m", "-test.parallel=4", "-test.run=^TestConformance$"]);
     command.args(flags.iter().map(|(name, value)| format!("--{name}={value}")));
-    command
+    Ok(command)
+}
+
+impl Arguments {
+    fn profiles(&self) -> Vec<&str> {
+        if self.profiles.is_empty() { PROFILES.to_vec() } else { self.profiles.iter().map(String::as_str).collect() }
+    }
+}
+
+/// A profile or a test.
+fn is_of_mesh(name: &str) -> bool {
+    MESH.iter().any(|start| name.starts_with(start))
+}
+
+/// What the GatewayClass says in its status: a user sees in the cluster what the report says.
+fn of_class(cluster: &Cluster) -> Result<String, Fault> {
+    let names = "--output=jsonpath={.status.supportedFeatures[*].name}";
+    process::capture(&mut cluster.kubectl(&["get", "gatewayclass", CLASS, names]))
+}
+
+/// The features of a run: those of the class and those of the mesh. Without a profile of gateways, none of their tests is to run and none of
+/// their objects to be made, so the feature that all of them need is left out.
+fn with_mesh<'f>(class: &'f str, profiles: &[&str]) -> Vec<&'f str> {
+    let gateways = profiles.iter().any(|profile| !is_of_mesh(profile));
+    class.split_whitespace().filter(|name| gateways || *name != "Gateway").chain(MESH_FEATURES).collect()
 }
 
 fn usable() -> String {
@@ -246,6 +301,26 @@ mod tests {
             ("namespace/kube-system", false),
         ] {
             assert_eq!(of_the_suite(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_mesh_is_claimed_in_one_place() {
+        let source = workspace::root().join("crates/translate/src/features.rs");
+        let text = fs::read_to_string(source).unwrap();
+        let listed: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\",")).collect();
+        let of_mesh: Vec<&str> = listed.into_iter().filter(|name| is_of_mesh(name)).collect();
+        assert_eq!(of_mesh, MESH_FEATURES);
+    }
+
+    #[test]
+    fn a_run_of_the_mesh_alone_has_no_gateways() {
+        let class = "Gateway HTTPRoute";
+        let count = MESH_FEATURES.len();
+        assert_eq!(with_mesh(class, &["MESH-HTTP"]), [&["HTTPRoute"][..], &MESH_FEATURES].concat());
+        assert_eq!(with_mesh(class, &["MESH-HTTP", "GATEWAY-HTTP"]).len(), 2 + count);
+        for (name, expected) in [("MeshPorts", true), ("MESH-GRPC", true), ("GATEWAY-TLS", false), ("HTTPRouteWeight", false)] {
+            assert_eq!(is_of_mesh(name), expected, "{name}");
         }
     }
 

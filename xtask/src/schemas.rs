@@ -1,5 +1,4 @@
-//! The schemas that `isthmus-admission` enforces, from the CRDs of upstream's standard channel: without descriptions and statuses,
-//! as one line of JSON a kind.
+//! The schemas that `isthmus-admission` enforces, from upstream's CRDs: without descriptions and statuses, as one line of JSON a kind.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +8,8 @@ use serde_json::{Value, json};
 use crate::fault::Fault;
 use crate::{go, workspace};
 
-/// The kinds that Isthmus reads.
-const PLURALS: [&str; 10] = [
+/// The kinds that Isthmus reads: those of the standard channel, and XMesh, which only the experimental one has.
+const PLURALS: [&str; 11] = [
     "backendtlspolicies",
     "gatewayclasses",
     "gateways",
@@ -21,9 +20,10 @@ const PLURALS: [&str; 10] = [
     "tcproutes",
     "tlsroutes",
     "udproutes",
+    "xmeshes",
 ];
 
-const CRDS: &str = "gateway-api@v1.7.0/config/crd/standard";
+const CRDS: &str = "gateway-api@v1.7.0/config/crd";
 const COMMITTED: &str = "crates/admission/schemas/v1.7.0";
 
 /// Writes the schemas into the project, or compares them with those that are there.
@@ -55,7 +55,11 @@ pub(crate) fn check(crd_dir: &Path, out_dir: &Path) -> Result<(), String> {
 }
 
 fn schema(crd_dir: &Path, plural: &str) -> Result<String, String> {
-    let path = crd_dir.join(format!("gateway.networking.k8s.io_{plural}.yaml"));
+    let (channel, group) = match plural {
+        "xmeshes" => ("experimental", "gateway.networking.x-k8s.io"),
+        _ => ("standard", "gateway.networking.k8s.io"),
+    };
+    let path = crd_dir.join(channel).join(format!("{group}_{plural}.yaml"));
     let text = fs::read_to_string(&path).map_err(|error| format!("reading {}: {error}", path.display()))?;
     let crd: Value = serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut schema = reduce(&crd).ok_or_else(|| format!("{}: not a CustomResourceDefinition with schemas", path.display()))?;

@@ -9,7 +9,9 @@ mod grpc;
 mod h2load;
 mod h2spec;
 pub(crate) mod instance;
+pub(crate) mod netns;
 mod postgres;
+mod redirect;
 mod redis;
 mod stage;
 mod tls;
@@ -39,9 +41,16 @@ pub(crate) struct Outcome {
     failed: Vec<String>,
     /// What else is worth a word: counts, times.
     notes: Vec<String>,
+    /// Why it cannot be played on this machine.
+    skipped: Option<String>,
 }
 
 impl Outcome {
+    /// Nothing was looked at.
+    fn skipped(why: String) -> Self {
+        Self { skipped: Some(why), ..Self::default() }
+    }
+
     /// Counts one case.
     fn count(&mut self, name: &str, result: Result<(), String>) {
         match result {
@@ -53,7 +62,7 @@ impl Outcome {
 
 type Suite = fn(&Stage) -> Result<Outcome, Fault>;
 
-const SUITES: [(&str, Suite); 10] = [
+const SUITES: [(&str, Suite); 11] = [
     ("h2spec", h2spec::run),
     ("grpc", grpc::run),
     ("curl", curl::run),
@@ -63,6 +72,7 @@ const SUITES: [(&str, Suite); 10] = [
     ("postgres", postgres::run),
     ("redis", redis::run),
     ("dns", dns::run),
+    ("redirect", redirect::run),
     ("zero-loss", zero_loss::run),
 ];
 
@@ -86,7 +96,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Fault> {
 /// With the whole workspace's features, so that nothing that the tests built is built again.
 fn build(release: bool) -> Result<(), Fault> {
     let profile: &[&str] = if release { &["--release"] } else { &[] };
-    process::run(workspace::cargo(&["build", "--workspace", "--bin", "isthmus", "--quiet"]).args(profile))
+    let programs = ["build", "--workspace", "--bin", "isthmus", "--bin", "isthmus-mesh-proxy", "--quiet"];
+    process::run(workspace::cargo(&programs).args(profile))
 }
 
 /// Prints one line, and one for each failure; says whether all went well.
@@ -95,7 +106,11 @@ fn play(name: &str, suite: Suite, release: bool) -> bool {
     let outcome = Stage::new(name, release).and_then(|stage| suite(&stage));
     let took = start.elapsed().as_secs_f32();
     match outcome {
-        Ok(Outcome { passed, failed, notes }) => {
+        Ok(Outcome { skipped: Some(why), .. }) => {
+            println!("{name:<10} SKIPPED: {why}");
+            true
+        }
+        Ok(Outcome { passed, failed, notes, skipped: None }) => {
             let notes: String = notes.iter().map(|note| format!("; {note}")).collect();
             println!("{name:<10} {passed} passed, {} failed, {took:.1} s{notes}", failed.len());
             failed.iter().for_each(|failure| println!("  FAILED {failure}"));

@@ -27,9 +27,14 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// The `isthmus` binary of a profile. This tool was built by `cargo run`, so it lies beside it.
+/// The `isthmus` binary of a profile.
 pub(crate) fn isthmus(release: bool) -> PathBuf {
+    program("isthmus", release)
+}
+
+/// A binary of the workspace. This tool was built by `cargo run`, so it lies beside it.
+pub(crate) fn program(name: &str, release: bool) -> PathBuf {
     let beside = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
     let debug = beside.unwrap_or_else(|| root().join("target/debug"));
-    if release { debug.with_file_name("release").join("isthmus") } else { debug.join("isthmus") }
+    if release { debug.with_file_name("release").join(name) } else { debug.join(name) }
 }

@@ -8,6 +8,11 @@ isthmus-controller
 isthmus-controller-{{ .Release.Namespace }}
 {{- end }}
 
+{{/* The MutatingWebhookConfiguration: the controller finds it by this name. */}}
+{{- define "isthmus.injector" -}}
+isthmus-injector-{{ .Release.Namespace }}
+{{- end }}
+
 {{- define "isthmus.selector" -}}
 app.kubernetes.io/name: isthmus-controller
 app.kubernetes.io/instance: {{ .Release.Name }}

@@ -36,22 +36,40 @@ fn server(status: Value) -> Server {
 }
 
 #[tokio::test]
-async fn only_a_pod_of_a_gateway_is_let_in() {
+async fn a_pod_is_of_a_gateway_or_of_a_workload() {
     let pod = "/user/extra/authentication.kubernetes.io~1pod-uid";
-    for (what, status, expected) in [
-        ("good", good(), "edge-1 of edge"),
-        ("not authenticated", with("/authenticated", json!(false)), "Unauthorized"),
-        ("another audience", with("/audiences", json!(["https://kubernetes.default.svc"])), "Unauthorized"),
-        ("no audience", with("/audiences", json!([])), "Unauthorized"),
-        ("a user", with("/user/username", json!("admin")), "Unauthorized"),
-        ("not bound to a pod", with("/user/extra", json!({})), "Unauthorized"),
-        ("half bound to a pod", with(pod, json!([])), "Unauthorized"),
-        ("another account", with("/user/username", json!("system:serviceaccount:shop:default")), "Forbidden"),
-        ("another namespace", with("/user/username", json!("system:serviceaccount:bank:isthmus-edge")), "Forbidden"),
+    let user = |name: &str| with("/user/username", json!(name));
+    let (everywhere, shop) = (Workloads::Everywhere, Workloads::Of(BTreeSet::from(["shop".to_owned()])));
+    for (what, status, workloads, expected) in [
+        ("a Gateway's", good(), &Workloads::Nobody, "edge-1 of Gateway/shop/edge as ServiceAccount/shop/isthmus-edge"),
+        ("a Gateway's in a mesh", good(), &everywhere, "edge-1 of Gateway/shop/edge as ServiceAccount/shop/isthmus-edge"),
+        ("not authenticated", with("/authenticated", json!(false)), &everywhere, "Unauthorized"),
+        ("another audience", with("/audiences", json!(["https://kubernetes.default.svc"])), &everywhere, "Unauthorized"),
+        ("no audience", with("/audiences", json!([])), &everywhere, "Unauthorized"),
+        ("a user", user("admin"), &everywhere, "Unauthorized"),
+        ("a node", user("system:node:one"), &everywhere, "Unauthorized"),
+        ("not bound to a pod", with("/user/extra", json!({})), &everywhere, "Unauthorized"),
+        ("half bound to a pod", with(pod, json!([])), &everywhere, "Unauthorized"),
+        ("a workload", user("system:serviceaccount:shop:cart"), &everywhere, "edge-1 of ServiceAccount/shop/cart"),
+        (
+            "a workload of a namespace that is read",
+            user("system:serviceaccount:shop:cart"),
+            &shop,
+            "edge-1 of ServiceAccount/shop/cart",
+        ),
+        ("one of another", user("system:serviceaccount:bank:cart"), &shop, "Forbidden(\"namespace bank is"),
+        (
+            "a Gateway's name elsewhere",
+            user("system:serviceaccount:bank:isthmus-edge"),
+            &everywhere,
+            "edge-1 of ServiceAccount/bank/isthmus-edge",
+        ),
+        ("a workload without a mesh", user("system:serviceaccount:shop:cart"), &Workloads::Nobody, "Forbidden"),
     ] {
-        let authenticator = Authenticator::new(server(status).client(), provisioned(true));
+        let authenticator = Authenticator::new(server(status).client(), provisioned(true), workloads.clone());
         let actual = match authenticator.authenticate("token").await {
-            Ok(Identity { gateway, pod }) => format!("{pod} of {}", gateway.name),
+            Ok(Peer { subject: Subject::Gateway { gateway, identity }, pod }) => format!("{pod} of {gateway} as {identity}"),
+            Ok(Peer { subject: Subject::Workload { identity }, pod }) => format!("{pod} of {identity}"),
             Err(denied) => format!("{denied:?}"),
         };
         assert!(actual.starts_with(expected), "{what}: {actual}");
@@ -66,7 +84,7 @@ async fn an_api_server_that_does_not_answer_denies_nobody() {
         count.fetch_add(1, Ordering::Relaxed);
         Answer::status(500, "broken")
     });
-    let authenticator = Authenticator::new(server.client(), provisioned(true));
+    let authenticator = Authenticator::new(server.client(), provisioned(true), Workloads::Everywhere);
     for _ in 0..2 {
         assert!(matches!(authenticator.authenticate("token").await, Err(Denied::Unavailable(_))));
     }
@@ -76,16 +94,18 @@ async fn an_api_server_that_does_not_answer_denies_nobody() {
 #[tokio::test]
 async fn an_account_is_unknown_only_once_all_are_known() {
     let other = with("/user/username", json!("system:serviceaccount:shop:other"));
-    let authenticator = Authenticator::new(server(other.clone()).client(), provisioned(false));
+    let authenticator = Authenticator::new(server(other.clone()).client(), provisioned(false), Workloads::Everywhere);
     assert!(matches!(authenticator.authenticate("token").await, Err(Denied::Unavailable(_))));
-    let authenticator = Authenticator::new(server(other).client(), provisioned(true));
+    let authenticator = Authenticator::new(server(other.clone()).client(), provisioned(true), Workloads::Nobody);
     assert!(matches!(authenticator.authenticate("token").await, Err(Denied::Forbidden(_))));
+    let authenticator = Authenticator::new(server(other).client(), provisioned(true), Workloads::Everywhere);
+    assert!(matches!(authenticator.authenticate("token").await, Ok(Peer { subject: Subject::Workload { .. }, .. })));
 }
 
 #[tokio::test]
 async fn an_answer_is_kept_for_each_token() {
     let server = server(good());
-    let authenticator = Authenticator::new(server.client(), provisioned(true));
+    let authenticator = Authenticator::new(server.client(), provisioned(true), Workloads::Everywhere);
     for token in ["one", "one", "two", "one"] {
         authenticator.authenticate(token).await.unwrap();
     }
@@ -99,10 +119,10 @@ async fn an_answer_is_kept_for_each_token() {
 #[test]
 fn answers_end_and_are_bounded() {
     let now = Instant::now();
-    let subject = Subject { namespace: "a".into(), account: "b".into(), pod: "c".into() };
+    let bearer = Bearer { namespace: "a".into(), account: "b".into(), pod: "c".into() };
     let denied = || Err(Denied::Unauthorized("no".into()));
     let mut answers = Answers::default();
-    answers.put([1; 32], now, Ok(subject));
+    answers.put([1; 32], now, Ok(bearer));
     answers.put([2; 32], now, denied());
     assert!(answers.get(&[2; 32], now + KEEP_DENIED - Duration::from_millis(1)).is_some());
     assert!(answers.get(&[2; 32], now + KEEP_DENIED).is_none());

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use isthmus_push::SERVER_NAME;
 use isthmus_routing::Certificate;
 use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::pem::PemObject;
@@ -29,9 +28,9 @@ pub struct Content {
 
 /// A CA, PEM.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Ca {
-    pub(super) certificate: String,
-    pub(super) key: String,
+pub(crate) struct Ca {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 /// A leaf, PEM.
@@ -58,13 +57,19 @@ pub enum Malformed {
     /// A key belongs to another certificate.
     #[error("{0} does not belong to its certificate")]
     Mismatch(&'static str),
+    /// It can be read, and what it would sign would not be taken.
+    #[error("{0}")]
+    Unfit(String),
+    /// One cannot be made here.
+    #[error("a certificate cannot be made: {0}")]
+    Make(#[from] rcgen::Error),
 }
 
 /// When a certificate holds, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Validity {
-    pub(super) from: u64,
-    pub(super) to: u64,
+pub(crate) struct Validity {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
 }
 
 impl Content {
@@ -73,10 +78,7 @@ impl Content {
     /// # Errors
     /// When they are not what [`entries`](Self::entries) gives. Whether certificates have ended is not looked at.
     pub fn read(entries: &BTreeMap<String, Vec<u8>>) -> Result<Self, Malformed> {
-        let text = |entry: &'static str| {
-            let bytes = entries.get(entry).ok_or(Malformed::Missing(entry))?;
-            String::from_utf8(bytes.clone()).map_err(|_| Malformed::Missing(entry))
-        };
+        let text = |entry| text(entries, entry);
         let mut bundle = split(&text("ca.crt")?).into_iter();
         let mut ca = |key: &'static str| {
             let certificate = bundle.next().ok_or(Malformed::Missing("ca.crt"))?;
@@ -118,8 +120,14 @@ impl Content {
     }
 }
 
+/// An entry that has to be there.
+pub(crate) fn text(entries: &BTreeMap<String, Vec<u8>>, entry: &'static str) -> Result<String, Malformed> {
+    let bytes = entries.get(entry).ok_or(Malformed::Missing(entry))?;
+    String::from_utf8(bytes.clone()).map_err(|_| Malformed::Missing(entry))
+}
+
 /// The certificates of a PEM text, each for itself.
-fn split(text: &str) -> Vec<String> {
+pub(crate) fn split(text: &str) -> Vec<String> {
     const END: &str = "-----END CERTIFICATE-----";
     let parts = text.split_inclusive(END).map(str::trim).filter(|part| part.ends_with(END));
     parts.map(|part| format!("{part}\n")).collect()
@@ -133,7 +141,7 @@ fn check(certificate_entry: &'static str, key_entry: &'static str, certificate: 
 }
 
 /// When the first certificate of a PEM text holds.
-pub(super) fn validity(entry: &'static str, certificate: &str) -> Result<Validity, Malformed> {
+pub(crate) fn validity(entry: &'static str, certificate: &str) -> Result<Validity, Malformed> {
     let der = der(entry, certificate)?;
     let certificate = parsed(entry, &der)?;
     let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or_default();
@@ -141,24 +149,25 @@ pub(super) fn validity(entry: &'static str, certificate: &str) -> Result<Validit
     Ok(Validity { from: seconds(validity.not_before), to: seconds(validity.not_after) })
 }
 
-/// Whether a proxy that trusts only this CA would take this leaf at this time.
-pub(super) fn is_trusted(ca: &str, chain: &str, now: UnixTime) -> bool {
+/// Whether somebody who trusts only this CA would take this leaf at this time, by each of these names.
+pub(super) fn is_trusted(ca: &str, chain: &str, names: &[String], now: UnixTime) -> bool {
     let verify = || -> Option<()> {
         let (ca, leaf) = (der("ca.crt", ca).ok()?, der("tls.crt", chain).ok()?);
         let anchor = webpki::anchor_from_trusted_cert(&ca).ok()?;
         let leaf = webpki::EndEntityCert::try_from(&leaf).ok()?;
         let usage = webpki::KeyUsage::server_auth();
         leaf.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &[anchor], &[], now, usage, None, None).ok()?;
-        leaf.verify_is_valid_for_subject_name(&ServerName::try_from(SERVER_NAME).ok()?).ok()
+        let has = |name: &String| Some(leaf.verify_is_valid_for_subject_name(&ServerName::try_from(name.as_str()).ok()?).is_ok());
+        names.iter().all(|name| has(name) == Some(true)).then_some(())
     };
     verify().is_some()
 }
 
-fn der(entry: &'static str, pem: &str) -> Result<CertificateDer<'static>, Malformed> {
+pub(crate) fn der(entry: &'static str, pem: &str) -> Result<CertificateDer<'static>, Malformed> {
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| Malformed::Unreadable { entry, why: error.to_string() })
 }
 
-fn parsed<'d>(entry: &'static str, der: &'d CertificateDer<'_>) -> Result<X509Certificate<'d>, Malformed> {
+pub(crate) fn parsed<'d>(entry: &'static str, der: &'d CertificateDer<'_>) -> Result<X509Certificate<'d>, Malformed> {
     match x509_parser::parse_x509_certificate(der) {
         Ok((_, certificate)) => Ok(certificate),
         Err(error) => Err(Malformed::Unreadable { entry, why: error.to_string() }),

@@ -1,5 +1,7 @@
-//! The Secret, followed and kept.
+//! A Secret of our own, followed by every replica and kept by the leader.
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::{Content, Material, SECRET, plan};
+use super::{Malformed, Plan};
 use crate::provision::{FIELD_MANAGER, names};
 use crate::watch::stream::in_time;
 
@@ -24,25 +26,68 @@ const LOOK: Duration = Duration::from_secs(600);
 /// The first and the longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
-struct Keeper {
+/// The entries of a Secret.
+pub(crate) type Entries = BTreeMap<String, Vec<u8>>;
+
+/// What a Secret is for, and what should be in it.
+pub(crate) trait Kept: Send + 'static {
+    /// Its name, in the controller's namespace.
+    const SECRET: &'static str;
+    /// Its type where it is made here; empty: the API server's default.
+    const TYPE: &'static str = "";
+    /// What happens while it cannot be read, for the log.
+    const MALFORMED: &'static str;
+    /// What its entries mean.
+    type Content: Send + Sync;
+    /// What follows from it for everybody else.
+    type Material: PartialEq + Send + Sync + 'static;
+
+    /// Reads the entries. Whether certificates have ended is no matter of this.
+    fn read(&mut self, entries: &Entries, now: UnixTime) -> Result<Self::Content, Malformed>;
+    /// What should be written.
+    fn entries(content: &Self::Content) -> Entries;
+    /// What is published, whether it was read or written.
+    fn material(&mut self, content: &Self::Content) -> Self::Material;
+    /// What should be held now. None: what is held is left alone.
+    fn plan(&self, held: Held<'_, Self::Content>, now: UnixTime) -> Result<Option<Plan<Self::Content>>, Malformed>;
+}
+
+/// What is there.
+#[derive(Debug)]
+pub(crate) enum Held<'c, C> {
+    /// No Secret.
+    Nothing,
+    /// One that cannot be read.
+    Malformed,
+    /// One that can.
+    Content(&'c C),
+}
+
+struct Keeper<K: Kept> {
+    kept: K,
     secrets: Api<Secret>,
     /// None: not read yet. Some(None): there is none.
     held: Option<Option<Secret>>,
     failures: u32,
-    sender: watch::Sender<Option<Arc<Material>>>,
+    sender: watch::Sender<Option<Arc<K::Material>>>,
 }
 
-pub(super) async fn run(
+/// Follows the Secret in `namespace`, and keeps it as it should be while this replica leads. Ends with the receivers.
+pub(crate) fn run<K: Kept>(
+    kept: K,
     client: Client,
     namespace: String,
-    mut role: watch::Receiver<Role>,
-    sender: watch::Sender<Option<Arc<Material>>>,
-) {
-    let secrets = Api::namespaced(client, &namespace);
-    let config = watcher::Config::default().fields(&format!("metadata.name={SECRET}"));
-    let events = watcher(secrets.clone(), config).default_backoff().into_stream();
+    role: watch::Receiver<Role>,
+    sender: watch::Sender<Option<Arc<K::Material>>>,
+) -> impl Future<Output = ()> + Send {
+    follow(Keeper { kept, secrets: Api::namespaced(client, &namespace), held: None, failures: 0, sender }, namespace, role)
+}
+
+async fn follow<K: Kept>(mut keeper: Keeper<K>, namespace: String, mut role: watch::Receiver<Role>) {
+    let secret = K::SECRET;
+    let config = watcher::Config::default().fields(&format!("metadata.name={secret}"));
+    let events = watcher(keeper.secrets.clone(), config).default_backoff().into_stream();
     let mut events = std::pin::pin!(events);
-    let mut keeper = Keeper { secrets, held: None, failures: 0, sender };
     let mut listed = None;
     let mut next = Instant::now() + LOOK;
     loop {
@@ -60,7 +105,7 @@ pub(super) async fn run(
                 Some(Ok(watcher::Event::Apply(secret))) => keeper.held = Some(Some(secret)),
                 Some(Ok(watcher::Event::Delete(_))) => keeper.held = Some(None),
                 Some(Err(error)) => {
-                    warn!(%error, "the Secret {namespace}/{SECRET} cannot be watched now");
+                    warn!(%error, "the Secret {namespace}/{secret} cannot be watched now");
                     continue;
                 }
                 None => return,
@@ -76,33 +121,33 @@ pub(super) async fn run(
     }
 }
 
-impl Keeper {
+impl<K: Kept> Keeper<K> {
     /// Does what is to be done now; returns when to look again.
     async fn look(&mut self, leads: bool) -> Duration {
         let Some(secret) = &self.held else { return LOOK };
-        let read = secret.as_ref().map(|secret| Content::read(&entries(secret)));
-        let content = match read {
+        let now = UnixTime::now();
+        let read = secret.as_ref().map(|secret| self.kept.read(&entries(secret), now));
+        let held = match &read {
             Some(Ok(content)) => {
-                self.publish(&content);
-                Some(content)
+                self.publish(content);
+                Held::Content(content)
             }
             Some(Err(error)) => {
-                let then = if leads { "it is made anew" } else { "the leader makes it anew" };
-                warn!("the Secret {SECRET} is not what was written there: {error}; {then}");
-                None
+                warn!("the Secret {} cannot be used: {error}; {}", K::SECRET, K::MALFORMED);
+                Held::Malformed
             }
-            None => None,
+            None => Held::Nothing,
         };
         if !leads {
             return LOOK;
         }
-        match self.renew(content.as_ref()).await {
+        match self.renew(held, now).await {
             Ok(()) => {
                 self.failures = 0;
                 LOOK
             }
             Err(error) => {
-                warn!(%error, "the Secret {SECRET} cannot be written");
+                warn!(%error, "the Secret {} cannot be written", K::SECRET);
                 self.failures = self.failures.saturating_add(1);
                 (BACKOFF.0 * 2_u32.saturating_pow(self.failures.min(16))).min(BACKOFF.1)
             }
@@ -111,42 +156,45 @@ impl Keeper {
 
     /// Writes what should be held, if that differs. Whoever writes at the same time wins, and is read: a certificate that was made but not
     /// written was never used.
-    async fn renew(&mut self, content: Option<&Content>) -> Result<(), Failure> {
-        let plan = plan(content, UnixTime::now())?;
-        let Some(change) = plan.change else { return Ok(()) };
+    async fn renew(&mut self, held: Held<'_, K::Content>, now: UnixTime) -> Result<(), Failure> {
+        let Some(Plan { content, change: Some(change) }) = self.kept.plan(held, now)? else { return Ok(()) };
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let data = plan.content.entries().into_iter().map(|(entry, bytes)| (entry, ByteString(bytes))).collect();
+        let data = K::entries(&content).into_iter().map(|(entry, bytes)| (entry, ByteString(bytes))).collect();
         let written = match self.held.clone().flatten() {
             Some(held) => {
                 let secret = Secret { data: Some(data), string_data: None, ..held };
-                in_time(self.secrets.replace(SECRET, &parameters, &secret)).await
+                in_time(self.secrets.replace(K::SECRET, &parameters, &secret)).await
             }
             None => {
                 let labels = [(names::MANAGED_BY.0.to_owned(), names::MANAGED_BY.1.to_owned())];
-                let metadata = ObjectMeta { name: Some(SECRET.to_owned()), labels: Some(labels.into()), ..ObjectMeta::default() };
-                in_time(self.secrets.create(&parameters, &Secret { metadata, data: Some(data), ..Secret::default() })).await
+                let metadata =
+                    ObjectMeta { name: Some(K::SECRET.to_owned()), labels: Some(labels.into()), ..ObjectMeta::default() };
+                let type_ = Some(K::TYPE.to_owned()).filter(|text| !text.is_empty());
+                let secret = Secret { metadata, data: Some(data), type_, ..Secret::default() };
+                in_time(self.secrets.create(&parameters, &secret)).await
             }
         };
         match written {
             Ok(secret) => {
-                info!("the Secret {SECRET} was written: {change}");
+                info!("the Secret {} was written: {change}", K::SECRET);
                 self.held = Some(Some(secret));
-                self.publish(&plan.content);
+                self.publish(&content);
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                debug!("the Secret {SECRET} was written by another replica");
-                self.held = Some(in_time(self.secrets.get_opt(SECRET)).await?);
-                if let Some(Ok(content)) = self.held.iter().flatten().map(|secret| Content::read(&entries(secret))).next() {
+                debug!("the Secret {} was written by another replica", K::SECRET);
+                let secret = in_time(self.secrets.get_opt(K::SECRET)).await?;
+                if let Some(Ok(content)) = secret.as_ref().map(|secret| self.kept.read(&entries(secret), now)) {
                     self.publish(&content);
                 }
+                self.held = Some(secret);
             }
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
-    fn publish(&self, content: &Content) {
-        let material = content.material();
+    fn publish(&mut self, content: &K::Content) {
+        let material = self.kept.material(content);
         self.sender.send_if_modified(|current| {
             let differs = current.as_deref() != Some(&material);
             if differs {
@@ -160,12 +208,12 @@ impl Keeper {
 /// Why the Secret is not as it should be.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("a certificate cannot be made: {0}")]
-    Make(#[from] rcgen::Error),
+    #[error("{0}")]
+    Make(#[from] Malformed),
     #[error("{0}")]
     Api(#[from] kube::Error),
 }
 
-fn entries(secret: &Secret) -> std::collections::BTreeMap<String, Vec<u8>> {
+fn entries(secret: &Secret) -> Entries {
     secret.data.iter().flatten().map(|(entry, bytes)| (entry.clone(), bytes.0.clone())).collect()
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use isthmus_push::SERVER_NAME;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
@@ -11,36 +10,36 @@ use rustls_pki_types::UnixTime;
 use super::content::{Ca, Content, Leaf, Validity, is_trusted, validity};
 
 const HOUR: u64 = 3600;
-const DAY: u64 = 24 * HOUR;
+pub(crate) const DAY: u64 = 24 * HOUR;
 /// How long a CA's certificate holds.
 const CA_LIFE: u64 = 3650 * DAY;
 /// When its successor enters the bundle, before its end.
-const CA_OVERLAP: u64 = 365 * DAY;
+pub(crate) const CA_OVERLAP: u64 = 365 * DAY;
 /// How long the successor is only trusted before it signs: every ConfigMap and every kubelet has had time for it.
-const SETTLE: u64 = DAY;
+pub(crate) const SETTLE: u64 = DAY;
 /// How long a leaf holds; it is renewed at two thirds.
 const LEAF_LIFE: u64 = 90 * DAY;
 /// Certificates hold from before they are made, for clocks that go behind.
-const SKEW: u64 = HOUR;
+pub(crate) const SKEW: u64 = HOUR;
 
 /// What should be held.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct Plan<C> {
     /// All of it.
-    pub content: Content,
+    pub content: C,
     /// Why it differs from what is held; none: it does not.
     pub change: Option<&'static str>,
 }
 
-/// What should be held now, given what is.
+/// What should be held now, given what is. The leaf has these names; there has to be one.
 ///
 /// # Errors
 /// When a key or certificate cannot be made.
-pub fn plan(held: Option<&Content>, now: UnixTime) -> Result<Plan, rcgen::Error> {
+pub fn plan(held: Option<&Content>, names: &[String], now: UnixTime) -> Result<Plan<Content>, rcgen::Error> {
     let seconds = now.as_secs();
     let Some(held) = held.filter(|held| is_sound(held, seconds)) else {
         let signer = ca(seconds)?;
-        let leaf = leaf(&signer, seconds)?;
+        let leaf = leaf(&signer, names, seconds)?;
         return Ok(Plan { content: Content { signer, next: None, former: Vec::new(), leaf }, change: Some("a new CA and leaf") });
     };
     let mut content = held.clone();
@@ -63,8 +62,8 @@ pub fn plan(held: Option<&Content>, now: UnixTime) -> Result<Plan, rcgen::Error>
         None => {}
     }
     let due = validity("tls.crt", &content.leaf.chain).map_or(0, renewal);
-    if seconds >= due || !is_trusted(&content.signer.certificate, &content.leaf.chain, now) {
-        content.leaf = leaf(&content.signer, seconds)?;
+    if seconds >= due || !is_trusted(&content.signer.certificate, &content.leaf.chain, names, now) {
+        content.leaf = leaf(&content.signer, names, seconds)?;
         change = change.or(Some("a new leaf"));
     }
     Ok(Plan { content, change })
@@ -81,18 +80,24 @@ fn is_sound(held: &Content, now: u64) -> bool {
 }
 
 fn ca(now: u64) -> Result<Ca, rcgen::Error> {
+    root("Isthmus push CA", now)
+}
+
+/// A new root: its name ends with when it was made.
+pub(crate) fn root(name: &str, now: u64) -> Result<Ca, rcgen::Error> {
     let key = KeyPair::generate()?;
-    let mut params = params(&format!("Isthmus push CA {now}"), now, CA_LIFE);
+    let mut params = params(&format!("{name} {now}"), now, CA_LIFE);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(Ca { certificate: unix_lines(&params.self_signed(&key)?.pem()), key: key.serialize_pem() })
 }
 
-fn leaf(ca: &Ca, now: u64) -> Result<Leaf, rcgen::Error> {
+fn leaf(ca: &Ca, names: &[String], now: u64) -> Result<Leaf, rcgen::Error> {
     let issuer = Issuer::from_ca_cert_pem(&ca.certificate, KeyPair::from_pem(&ca.key)?)?;
     let key = KeyPair::generate()?;
-    let mut params = params(SERVER_NAME, now, LEAF_LIFE);
-    params.subject_alt_names = vec![rcgen::SanType::DnsName(SERVER_NAME.try_into()?)];
+    let mut params = params(names.first().map_or("", String::as_str), now, LEAF_LIFE);
+    let alternative = |name: &String| Ok(rcgen::SanType::DnsName(name.as_str().try_into()?));
+    params.subject_alt_names = names.iter().map(alternative).collect::<Result<_, rcgen::Error>>()?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
@@ -100,17 +105,23 @@ fn leaf(ca: &Ca, now: u64) -> Result<Leaf, rcgen::Error> {
 }
 
 fn params(name: &str, now: u64, life: u64) -> CertificateParams {
+    let mut params = holding(Validity { from: now.saturating_sub(SKEW), to: now + life });
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+/// A certificate without a name that holds so.
+pub(crate) fn holding(Validity { from, to }: Validity) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
     let at = |seconds| date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
-    params.not_before = at(now.saturating_sub(SKEW));
-    params.not_after = at(now + life);
+    params.not_before = at(from);
+    params.not_after = at(to);
     params
 }
 
 /// A Secret and a ConfigMap read better without carriage returns.
-fn unix_lines(pem: &str) -> String {
+pub(crate) fn unix_lines(pem: &str) -> String {
     pem.replace("\r\n", "\n")
 }
 

@@ -17,6 +17,14 @@ const DAY: u64 = 24 * HOUR;
 /// Some day in 2026.
 const START: u64 = 1_795_600_000;
 
+fn names() -> Vec<String> {
+    vec![SERVER_NAME.to_owned(), "isthmus-controller.isthmus-system.svc".to_owned()]
+}
+
+fn plan(held: Option<&Content>, now: UnixTime) -> Result<Plan<Content>, rcgen::Error> {
+    super::plan(held, &names(), now)
+}
+
 fn at(seconds: u64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(seconds))
 }
@@ -24,7 +32,9 @@ fn at(seconds: u64) -> UnixTime {
 /// Whether a proxy with this bundle takes the leaf.
 fn accepts(bundle: &str, content: &Content, now: u64) -> bool {
     let certificates = bundle.split_inclusive("-----END CERTIFICATE-----");
-    certificates.filter(|ca| ca.contains("BEGIN")).any(|ca| is_trusted(ca, &content.material().certificate.chain, at(now)))
+    certificates
+        .filter(|ca| ca.contains("BEGIN"))
+        .any(|ca| is_trusted(ca, &content.material().certificate.chain, &names(), at(now)))
 }
 
 #[test]
@@ -86,6 +96,16 @@ fn a_leaf_of_another_ca_is_replaced() {
     assert!(accepts(&planned.content.material().bundle, &planned.content, START));
 }
 
+#[test]
+fn a_leaf_without_one_of_the_names_is_replaced() {
+    let content = super::plan(None, &names()[..1], at(START)).unwrap().content;
+    assert!(!accepts(&content.material().bundle, &content, START));
+    let planned = plan(Some(&content), at(START)).unwrap();
+    assert_eq!(planned.change, Some("a new leaf"));
+    assert!(planned.content.signer == content.signer);
+    assert!(accepts(&planned.content.material().bundle, &planned.content, START));
+}
+
 /// 25 years in steps of a day: a proxy whose bundle is as old as a day always takes the leaf.
 #[test]
 fn no_rotation_is_ever_noticed() {
@@ -118,7 +138,7 @@ fn a_ca_that_has_ended_is_replaced() {
 
 /// An API server with one Secret.
 #[derive(Clone, Default)]
-struct Store {
+pub(crate) struct Store {
     inner: Arc<Mutex<Held>>,
 }
 
@@ -130,7 +150,7 @@ struct Held {
 }
 
 impl Store {
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let store = self.clone();
         Server::new(move |call| store.answer(call)).client()
     }
@@ -154,7 +174,8 @@ impl Store {
         }
     }
 
-    fn put(&self, mut secret: Value) -> Value {
+    /// Holds this Secret from now on.
+    pub(crate) fn put(&self, mut secret: Value) -> Value {
         let mut inner = self.inner.lock().unwrap();
         inner.version += 1;
         secret["metadata"]["resourceVersion"] = serde_json::json!(inner.version.to_string());
@@ -163,10 +184,31 @@ impl Store {
         secret
     }
 
-    fn content(&self) -> Content {
-        let held = self.inner.lock().unwrap().secret.clone().unwrap();
+    /// Holds a Secret of this name with these entries from now on.
+    pub(crate) fn put_entries(&self, name: &str, entries: Entries) {
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let data = entries.into_iter().map(|(entry, bytes)| (entry, ByteString(bytes))).collect();
+        self.put(serde_json::to_value(Secret { metadata, data: Some(data), ..Secret::default() }).unwrap());
+    }
+
+    /// Holds none from now on.
+    pub(crate) fn delete(&self) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.version += 1;
+        let mut secret = inner.secret.take().unwrap();
+        secret["metadata"]["resourceVersion"] = serde_json::json!(inner.version.to_string());
+        inner.watches.retain(|watch| watch.send(event("DELETED", &secret)).is_ok());
+    }
+
+    /// The entries of the Secret; none: there is none.
+    pub(crate) fn entries(&self) -> Option<Entries> {
+        let held = self.inner.lock().unwrap().secret.clone()?;
         let secret: Secret = serde_json::from_value(held).unwrap();
-        Content::read(&secret.data.unwrap().into_iter().map(|(entry, bytes)| (entry, bytes.0)).collect()).unwrap()
+        Some(secret.data.unwrap().into_iter().map(|(entry, bytes)| (entry, bytes.0)).collect())
+    }
+
+    fn content(&self) -> Content {
+        Content::read(&self.entries().unwrap()).unwrap()
     }
 }
 

@@ -100,7 +100,7 @@ pub(super) fn has_entries_of(controller_name: &str, status: &Value) -> bool {
 /// The fields of a status that we write.
 fn fields(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::GatewayClass => &["conditions", "supportedFeatures"],
+        Kind::GatewayClass | Kind::XMesh => &["conditions", "supportedFeatures"],
         Kind::Gateway => &["addresses", "attachedListenerSets", "conditions", "listeners"],
         Kind::ListenerSet => &["conditions", "listeners"],
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => &["parents"],
@@ -113,6 +113,7 @@ fn fields(kind: Kind) -> &'static [&'static str] {
 fn own_conditions(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::GatewayClass => &["Accepted", "SupportedVersion"],
+        Kind::XMesh => &["Accepted"],
         Kind::Gateway => &["Accepted", "Programmed", "ResolvedRefs", "InsecureFrontendValidationMode"],
         _ => &["Accepted", "Programmed"],
     }

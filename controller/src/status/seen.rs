@@ -51,6 +51,7 @@ impl Seen {
                 | Kind::TcpRoute
                 | Kind::UdpRoute
                 | Kind::BackendTlsPolicy
+                | Kind::XMesh
         )
     }
 

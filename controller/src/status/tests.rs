@@ -19,6 +19,8 @@ struct Inner {
     next: Vec<Answer>,
     /// A field of the status that this server does not know.
     drops: Option<&'static str>,
+    /// Somebody else takes the next status away, and the watch that fills this tells it before the writer has its answer.
+    undoes: Option<Arc<Seen>>,
 }
 
 impl Store {
@@ -50,9 +52,17 @@ impl Store {
                 route["status"][field] = value.clone();
             }
             route["metadata"]["resourceVersion"] = version.to_string().into();
-            let route = route.clone();
+            let answer = route.clone();
+            let mut undone = answer.clone();
+            undone["status"]["parents"] = json!([entry("example.com/other", "True", 1)]);
+            undone["metadata"]["resourceVersion"] = (version + 1).to_string().into();
             inner.version = version;
-            return Answer::json(route);
+            if let Some(seen) = inner.undoes.take() {
+                inner.routes.insert(name, undone.clone());
+                inner.version += 1;
+                seen.observe(&decode(undone.clone()).unwrap().object_ref(), &undone, &undone["status"], false);
+            }
+            return Answer::json(answer);
         }
         Answer::json(route.clone())
     }
@@ -346,6 +356,18 @@ async fn a_field_that_the_api_server_does_not_know_is_written_once() {
     bed.publish();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bed.patches(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_undone_before_the_answer_comes_is_written_again() {
+    let store = Store::default();
+    let mut bed = Bed::start(&store);
+    bed.see(&store.put("a", "u", 1, Value::Null));
+    store.inner.lock().unwrap().undoes = Some(Arc::clone(&bed.seen));
+    bed.want("a", "True", 1);
+    bed.publish();
+    bed.idle().await;
+    assert_eq!((bed.patches(), store.parents("a")), (2, vec!["example.com/other Accepted=True@1".to_owned(), ours("True", 1)]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,7 @@ impl Wanted {
         let (dirty, new) = (&mut self.dirty, &self.statuses);
         let named = |name: &String| NamespacedName::new("", name.as_str());
         differences(&old.gateway_classes, &new.gateway_classes, |name| mark(dirty, Kind::GatewayClass, &named(name)));
+        differences(&old.x_meshes, &new.x_meshes, |name| mark(dirty, Kind::XMesh, &named(name)));
         differences(&old.gateways, &new.gateways, |name| mark(dirty, Kind::Gateway, name));
         differences(&old.listener_sets, &new.listener_sets, |name| mark(dirty, Kind::ListenerSet, name));
         differences(&old.http_routes, &new.http_routes, |name| mark(dirty, Kind::HttpRoute, name));
@@ -35,6 +36,8 @@ impl Wanted {
         differences(&old.backend_tls_policies, &new.backend_tls_policies, |name| mark(dirty, Kind::BackendTlsPolicy, name));
         let classes = objects.gateway_classes.iter().map(|(name, class)| (named(name), Arc::clone(class))).collect();
         self.judge(Kind::GatewayClass, &classes);
+        let meshes = objects.x_meshes.iter().map(|(name, mesh)| (named(name), Arc::clone(mesh))).collect();
+        self.judge(Kind::XMesh, &meshes);
         self.judge(Kind::Gateway, &objects.gateways);
         self.judge(Kind::ListenerSet, &objects.listener_sets);
         self.judge(Kind::HttpRoute, &objects.http_routes);
@@ -56,6 +59,7 @@ impl Wanted {
         let or_empty = |status: Option<Value>, field: &str| status.or_else(|| has_ours().then(|| json!({field: []})));
         match object.kind {
             Kind::GatewayClass => value(self.statuses.gateway_classes.get(&name.name)),
+            Kind::XMesh => value(self.statuses.x_meshes.get(&name.name)),
             Kind::Gateway => value(self.statuses.gateways.get(&name)),
             Kind::ListenerSet => value(self.statuses.listener_sets.get(&name)),
             Kind::HttpRoute => or_empty(value(self.statuses.http_routes.get(&name)), "parents"),

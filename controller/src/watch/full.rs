@@ -1,10 +1,12 @@
-//! Objects that are kept whole: all kinds but Secrets and ConfigMaps.
+//! Objects that are kept as they are read: all kinds but Secrets and ConfigMaps. Of Pods, which a cluster has thousands of, those are passed
+//! over that have no address of their own, and not much of the others is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use isthmus_api::pod::INJECTED;
 use isthmus_api::{Kind, ObjectRef, Stored, decode, decode_stored};
 use kube::Client;
 use serde_json::Value;
@@ -116,6 +118,8 @@ struct Store {
     list: Listing,
     /// Objects that do not decode, with the reason that was told.
     faulty: BTreeMap<Key, String>,
+    /// Of Pods those that were delivered.
+    pods: BTreeSet<Key>,
 }
 
 #[derive(Default)]
@@ -128,7 +132,7 @@ struct Listing {
 
 impl Store {
     fn new(kind: Kind, seen: Arc<Seen>) -> Self {
-        Self { kind, known: Known::default(), seen, list: Listing::default(), faulty: BTreeMap::new() }
+        Self { kind, known: Known::default(), seen, list: Listing::default(), faulty: BTreeMap::new(), pods: BTreeSet::new() }
     }
 
     /// Takes an event; what follows from it, once it is whole.
@@ -153,7 +157,7 @@ impl Store {
                 let list = std::mem::take(&mut self.list);
                 let mut changes = list.news;
                 for key in self.known.listed(list.version, list.items, list.restored) {
-                    changes.push(self.removed(key, None));
+                    changes.extend(self.removed(key, None));
                 }
                 Some(changes)
             }
@@ -165,7 +169,7 @@ impl Store {
             Event::Removed(object) => {
                 let (key, version) = (key_of(&object), version_of(&object));
                 let news = self.known.removed(key.clone(), version);
-                news.then(|| vec![self.removed(key, version)])
+                news.then(|| self.removed(key, version)).flatten().map(|change| vec![change])
             }
             Event::Absent | Event::Fault(_) => None,
         }
@@ -175,12 +179,18 @@ impl Store {
     fn clear(&mut self) -> Vec<Change> {
         self.list = Listing::default();
         let gone = self.known.clear();
-        gone.into_iter().map(|key| self.removed(key, None)).collect()
+        gone.into_iter().filter_map(|key| self.removed(key, None)).collect()
     }
 
     /// An object that cannot be read takes the place of what was known of it. One of which nothing at all can be read changes nothing, so
     /// that what was known stays.
     fn decoded(&mut self, key: &Key, mut object: Value, restored: bool) -> Option<Change> {
+        if self.kind == Kind::Pod {
+            if !has_addresses(&object) {
+                return self.removed(key.clone(), None);
+            }
+            self.pods.insert(key.clone());
+        }
         let status = self.strip(&mut object);
         let reference = self.reference(key.clone());
         if let Some(status) = &status {
@@ -209,11 +219,15 @@ impl Store {
         }
     }
 
-    fn removed(&mut self, key: Key, version: Option<u64>) -> Change {
+    /// None: it was not delivered.
+    fn removed(&mut self, key: Key, version: Option<u64>) -> Option<Change> {
+        if self.kind == Kind::Pod && !self.pods.remove(&key) {
+            return None;
+        }
         self.faulty.remove(&key);
         let reference = self.reference(key);
         self.seen.forget(&reference, version);
-        Change::Removed(reference)
+        Some(Change::Removed(reference))
     }
 
     /// Completes what items of lists lack, removes what nobody reads, and takes the status off where it is written by us.
@@ -230,6 +244,15 @@ impl Store {
     fn reference(&self, (namespace, name): Key) -> ObjectRef {
         ObjectRef { kind: self.kind, namespace: self.kind.is_namespaced().then_some(namespace), name }
     }
+}
+
+/// Whether a Pod has addresses of its own, or has a sidecar and will have some.
+fn has_addresses(pod: &Value) -> bool {
+    let phase = pod.pointer("/status/phase").and_then(Value::as_str);
+    let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+    let has_some = || pod.pointer("/status/podIPs").and_then(Value::as_array).is_some_and(|addresses| !addresses.is_empty());
+    let has_sidecar = || pod.pointer("/metadata/annotations").and_then(|annotations| annotations.get(INJECTED)).is_some();
+    !is_over && pod.pointer("/spec/hostNetwork") != Some(&Value::Bool(true)) && (has_some() || has_sidecar())
 }
 
 /// The few Gateways, ListenerSets and GatewayClasses keep their status if it is one; the many routes and policies do not.

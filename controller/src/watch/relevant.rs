@@ -27,6 +27,9 @@ pub fn is_relevant(old: &Object, new: &Object) -> bool {
         }
         (O::Secret(old), O::Secret(new)) => old.data == new.data && old.string_data == new.string_data && old.type_ == new.type_,
         (O::ConfigMap(old), O::ConfigMap(new)) => old.data == new.data && old.binary_data == new.binary_data,
+        // What was read of a Pod is what matters.
+        (O::Pod(old), O::Pod(new)) => old.spec == new.spec && old.status == new.status,
+        (O::XMesh(old), O::XMesh(new)) => old.spec == new.spec,
         _ => false,
     };
     !same || has_other_metadata(old.metadata(), new.metadata())
@@ -83,6 +86,8 @@ mod tests {
         let slice = object("discovery.k8s.io/v1", "EndpointSlice", json!({"addressType": "IPv4", "endpoints": []}));
         let secret = object("v1", "Secret", json!({"data": {"tls.crt": "AA=="}}));
         let namespace = object("v1", "Namespace", json!({"status": {"phase": "Active"}}));
+        let pod = object("v1", "Pod", json!({"spec": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}));
+        let mesh = object("gateway.networking.x-k8s.io/v1alpha1", "XMesh", json!({"spec": {"controllerName": "a/b"}}));
         let condition = json!([{"type": "Accepted", "status": "True", "reason": "R", "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
         let endpoints = json!([{"addresses": ["10.0.0.1"]}]);
@@ -119,6 +124,23 @@ mod tests {
             (&secret, "/metadata/resourceVersion", json!("6"), false),
             (&secret, "/data/tls.crt", json!("AAA="), true),
             (&namespace, "/status/phase", json!("Terminating"), false),
+            (&pod, "/metadata/resourceVersion", json!("6"), false),
+            (&pod, "/metadata/labels", json!({"a": "b"}), false),
+            (&pod, "/metadata/annotations", json!({"example.com/a": "b"}), false),
+            (&pod, "/metadata/annotations", json!({"isthmus.dev/mtls": "strict"}), true),
+            (&pod, "/spec/nodeName", json!("n"), false),
+            (&pod, "/spec/serviceAccountName", json!("a"), true),
+            (
+                &pod,
+                "/status/conditions",
+                json!([{"type": "Ready", "status": "True"}, {"type": "Initialized", "status": "True"}]),
+                false,
+            ),
+            (&pod, "/status/conditions", json!([{"type": "Ready", "status": "False"}]), true),
+            (&pod, "/status/podIPs", json!([{"ip": "10.0.0.1"}]), true),
+            (&pod, "/status/containerStatuses", json!([]), false),
+            (&mesh, "/status", json!({"conditions": condition}), false),
+            (&mesh, "/spec/controllerName", json!("a/c"), true),
             (&namespace, "/metadata/labels", json!({"a": "b"}), true),
         ] {
             assert_eq!(changed(object, pointer, value), expected, "{} {pointer}", object["kind"]);

@@ -20,6 +20,8 @@ use super::resource::requests;
 
 /// Objects in one answer.
 const PAGE: u32 = 500;
+/// The same of Pods, which are large, and of which little is kept.
+const PODS: u32 = 100;
 
 /// A watch that says nothing for as long (the API server sends a bookmark each minute) is a dead connection.
 const SILENCE: Duration = Duration::from_secs(100);
@@ -189,7 +191,7 @@ impl Follower {
     /// if the API server knows no longer where the page begins, the first one is.
     async fn list(&mut self, token: Option<String>, version: Option<String>) -> Option<Event> {
         let params = ListParams {
-            limit: Some(PAGE),
+            limit: Some(if self.target.kind == Kind::Pod { PODS } else { PAGE }),
             continue_token: token.clone(),
             field_selector: self.selector(),
             ..ListParams::default()

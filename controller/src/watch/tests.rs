@@ -1,3 +1,5 @@
+mod pods;
+
 use std::sync::{Arc, Mutex};
 
 use isthmus_api::{Objects, decode};

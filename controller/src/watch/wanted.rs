@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use isthmus_api::{Object, ObjectRef, Objects};
 use tokio::sync::watch;
 
+use super::meshed::MeshedAddresses;
 use super::{Change, is_referred_only, is_relevant};
 
 /// What is wanted, each with the number of the question: one that was not wanted for a while is asked for anew.
@@ -19,11 +20,12 @@ pub struct Wanted {
     /// With the time at which they were asked for.
     unanswered: BTreeMap<ObjectRef, Instant>,
     asked: u64,
+    meshed: MeshedAddresses,
 }
 
 impl Wanted {
     pub(super) fn new(sender: watch::Sender<Questions>) -> Self {
-        Self { sender, unanswered: BTreeMap::new(), asked: 0 }
+        Self { sender, unanswered: BTreeMap::new(), asked: 0, meshed: MeshedAddresses::default() }
     }
 
     /// Says all that is wanted from now on, and removes from `objects` what no longer is. Each newly wanted object is
@@ -63,14 +65,20 @@ impl Wanted {
             Change::Applied(new) => {
                 let was_unreadable = objects.unreadable.contains_key(&object);
                 let old: Option<Object> = objects.apply(new.clone());
-                was_unreadable || old.is_none_or(|old| is_relevant(&old, &new))
+                old.iter().for_each(|old| self.meshed.remove(old));
+                self.meshed.add(&new);
+                let is_other = was_unreadable || old.as_ref().is_none_or(|old| is_relevant(old, &new));
+                is_other && std::iter::once(&new).chain(&old).any(|object| self.meshed.concerns(object))
             }
             Change::Unreadable(part, why) => {
                 let is_other = objects.unreadable.get(&object) != Some(&why);
                 let old = objects.apply_unreadable(part.clone(), why);
                 is_other || old.is_none_or(|old| is_relevant(&old, &part))
             }
-            Change::Removed(object) => objects.remove(&object).is_some(),
+            Change::Removed(object) => objects.remove(&object).is_some_and(|old| {
+                self.meshed.remove(&old);
+                self.meshed.concerns(&old)
+            }),
         }
     }
 
@@ -180,6 +188,33 @@ mod tests {
         ] {
             assert_eq!(wanted.apply(route(rules.clone()), &mut objects), relevant, "{rules}");
         }
+    }
+
+    #[test]
+    fn a_pod_without_a_sidecar_matters_where_it_has_the_address_of_one_with() {
+        let (mut wanted, _receiver, mut objects) = wanted();
+        let pod = |name: &str, meshed: bool, address: &str, ready: &str| {
+            let annotations = if meshed { json!({"isthmus.dev/injected": "1"}) } else { json!({}) };
+            let status = json!({"podIPs": [{"ip": address}], "conditions": [{"type": "Ready", "status": ready}]});
+            let metadata = json!({"name": name, "namespace": "shop", "annotations": annotations});
+            Change::Applied(
+                decode(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": status})).unwrap(),
+            )
+        };
+        for (what, change, relevant) in [
+            ("nobody's", pod("plain", false, "10.0.0.1", "True"), false),
+            ("one with a sidecar", pod("meshed", true, "10.0.0.2", "False"), true),
+            ("and it is ready", pod("meshed", true, "10.0.0.2", "True"), true),
+            ("and nothing changes", pod("meshed", true, "10.0.0.2", "True"), false),
+            ("another's readiness", pod("plain", false, "10.0.0.1", "False"), false),
+            ("another with its address, written otherwise", pod("plain", false, "10.0.0.2", "False"), true),
+            ("which goes", pod("plain", false, "10.0.0.3", "False"), true),
+            ("and ends", Change::Removed(ObjectRef { kind: Kind::Pod, ..secret("plain") }), false),
+            ("as does that with the sidecar", Change::Removed(ObjectRef { kind: Kind::Pod, ..secret("meshed") }), true),
+        ] {
+            assert_eq!(wanted.apply(change, &mut objects), relevant, "{what}");
+        }
+        assert!(objects.pods.is_empty());
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 mod config_map;
 mod endpoint_slice;
+mod pod;
 mod secret;
 mod service;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Map, Value, json};
 
@@ -21,6 +22,7 @@ pub(crate) enum Kind {
     EndpointSlice,
     Secret,
     ConfigMap,
+    Pod,
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
             ("discovery.k8s.io/v1", "EndpointSlice") => Some(Self::EndpointSlice),
             ("v1", "Secret") => Some(Self::Secret),
             ("v1", "ConfigMap") => Some(Self::ConfigMap),
+            ("v1", "Pod") => Some(Self::Pod),
             _ => None,
         }
     }
@@ -41,11 +44,13 @@ impl Kind {
 pub(crate) fn admit(object: &mut Map<String, Value>, kind: Kind, warnings: &mut Vec<Finding>) -> Vec<Finding> {
     let mut findings = Vec::new();
     object.retain(|_, value| !value.is_null());
-    object.remove("status");
+    if kind != Kind::Pod {
+        object.remove("status");
+    }
     let (namespaced, naming) = match kind {
         Kind::Namespace => (false, Naming::Label),
         Kind::Service => (true, Naming::Label1035),
-        Kind::EndpointSlice | Kind::Secret | Kind::ConfigMap => (true, Naming::Subdomain),
+        Kind::EndpointSlice | Kind::Secret | Kind::ConfigMap | Kind::Pod => (true, Naming::Subdomain),
     };
     metadata::admit(object, namespaced, naming, &mut findings, warnings);
     // Fields of other types than the kind's would only make the rest guess; metadata was read already.
@@ -62,6 +67,7 @@ pub(crate) fn admit(object: &mut Map<String, Value>, kind: Kind, warnings: &mut 
         Kind::EndpointSlice => endpoint_slice::admit(object, &mut findings),
         Kind::Secret => secret::admit(object, &mut findings),
         Kind::ConfigMap => config_map::admit(object, &mut findings),
+        Kind::Pod => pod::admit(object, &mut findings),
     }
     findings
 }
@@ -76,6 +82,7 @@ fn read(object: &mut Map<String, Value>, kind: Kind, warnings: &mut Vec<Finding>
         Kind::EndpointSlice => typed::check::<EndpointSlice>(&value, "", warnings),
         Kind::Secret => typed::check::<Secret>(&value, "", warnings),
         Kind::ConfigMap => typed::check::<ConfigMap>(&value, "", warnings),
+        Kind::Pod => typed::check::<Pod>(&value, "", warnings),
     };
     if let Value::Object(value) = value {
         *object = value;

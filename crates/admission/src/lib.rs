@@ -28,7 +28,8 @@ use crate::path::Path;
 /// Admits one object.
 ///
 /// An object of a group, version or kind that Isthmus does not read comes back as it is: whoever decodes it can name it. Fields that an
-/// API server sets and that a file may have from an export (`uid`, `creationTimestamp`, `generation`, ...) stay; `status` goes.
+/// API server sets and that a file may have from an export (`uid`, `creationTimestamp`, `generation`, ...) stay; `status` goes, but a
+/// Pod's.
 ///
 /// # Errors
 /// Everything that is wrong with the object, in the words of an API server.

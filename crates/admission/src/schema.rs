@@ -162,7 +162,7 @@ struct Version {
     schema: Schema,
 }
 
-static FILES: [File; 10] = [
+static FILES: [File; 11] = [
     file("GatewayClass", include_str!("../schemas/v1.7.0/gatewayclasses.json")),
     file("Gateway", include_str!("../schemas/v1.7.0/gateways.json")),
     file("ListenerSet", include_str!("../schemas/v1.7.0/listenersets.json")),
@@ -173,6 +173,7 @@ static FILES: [File; 10] = [
     file("UDPRoute", include_str!("../schemas/v1.7.0/udproutes.json")),
     file("BackendTLSPolicy", include_str!("../schemas/v1.7.0/backendtlspolicies.json")),
     file("ReferenceGrant", include_str!("../schemas/v1.7.0/referencegrants.json")),
+    file("XMesh", include_str!("../schemas/v1.7.0/xmeshes.json")),
 ];
 
 const fn file(kind: &'static str, text: &'static str) -> File {
@@ -227,6 +228,8 @@ mod tests {
             ("gateway.networking.k8s.io/v1alpha2", "UDPRoute", None),
             ("gateway.networking.k8s.io/v1", "BackendTLSPolicy", Some(true)),
             ("gateway.networking.k8s.io/v1alpha3", "BackendTLSPolicy", None),
+            ("gateway.networking.x-k8s.io/v1alpha1", "XMesh", Some(false)),
+            ("gateway.networking.k8s.io/v1", "XMesh", None),
             ("example.com/v1", "Gateway", None),
             ("v1", "Gateway", None),
         ] {

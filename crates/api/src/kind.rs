@@ -42,11 +42,15 @@ pub enum Kind {
     ConfigMap,
     /// `GatewayParameters`
     GatewayParameters,
+    /// `Pod`, of which only a part is read
+    Pod,
+    /// `XMesh`, which only the experimental channel has
+    XMesh,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::GatewayClass,
         Self::Gateway,
         Self::ListenerSet,
@@ -63,6 +67,8 @@ impl Kind {
         Self::Secret,
         Self::ConfigMap,
         Self::GatewayParameters,
+        Self::Pod,
+        Self::XMesh,
     ];
 
     /// The kind as objects spell it.
@@ -84,6 +90,8 @@ impl Kind {
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
             Self::GatewayParameters => "GatewayParameters",
+            Self::Pod => "Pod",
+            Self::XMesh => "XMesh",
         }
     }
 
@@ -106,6 +114,8 @@ impl Kind {
             Self::Secret => "secrets",
             Self::ConfigMap => "configmaps",
             Self::GatewayParameters => "gatewayparameters",
+            Self::Pod => "pods",
+            Self::XMesh => "xmeshes",
         }
     }
 
@@ -124,7 +134,8 @@ impl Kind {
             | Self::ReferenceGrant => "gateway.networking.k8s.io",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::GatewayParameters => "isthmus.dev",
-            Self::Namespace | Self::Service | Self::Secret | Self::ConfigMap => "",
+            Self::XMesh => "gateway.networking.x-k8s.io",
+            Self::Namespace | Self::Service | Self::Secret | Self::ConfigMap | Self::Pod => "",
         }
     }
 
@@ -142,14 +153,15 @@ impl Kind {
             | Self::Service
             | Self::EndpointSlice
             | Self::Secret
-            | Self::ConfigMap => &["v1"],
-            Self::GatewayParameters => &["v1alpha1"],
+            | Self::ConfigMap
+            | Self::Pod => &["v1"],
+            Self::GatewayParameters | Self::XMesh => &["v1alpha1"],
         }
     }
 
     /// Whether its objects live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Self::GatewayClass | Self::Namespace)
+        !matches!(self, Self::GatewayClass | Self::Namespace | Self::XMesh)
     }
 
     /// The kind of an object with this `apiVersion` and `kind`, if Isthmus reads it.
@@ -278,7 +290,10 @@ mod tests {
             ("gateway.networking.k8s.io/v1beta1", "GRPCRoute", None),
             ("gateway.networking.k8s.io/v1", "Service", None),
             ("gateway.networking.k8s.io/v1alpha2", "HTTPRoute", None),
-            ("v1", "Pod", None),
+            ("v1", "Pod", Some(Kind::Pod)),
+            ("v1", "Node", None),
+            ("gateway.networking.x-k8s.io/v1alpha1", "XMesh", Some(Kind::XMesh)),
+            ("gateway.networking.k8s.io/v1", "XMesh", None),
         ] {
             assert_eq!(Kind::of(api_version, kind), expected, "{api_version} {kind}");
         }

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind,
-    ListenerSet, Namespace, NamespacedName, ObjectMeta, ObjectRef, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
-    Unreadable,
+    ListenerSet, Namespace, NamespacedName, ObjectMeta, ObjectRef, Pod, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
+    UdpRoute, Unreadable, XMesh,
 };
 
 /// One object of a kind that Isthmus reads. Cheap to clone.
@@ -47,6 +47,10 @@ pub enum Object {
     ConfigMap(Arc<ConfigMap>),
     /// `GatewayParameters`
     GatewayParameters(Arc<GatewayParameters>),
+    /// `Pod`
+    Pod(Arc<Pod>),
+    /// `XMesh`
+    XMesh(Arc<XMesh>),
 }
 
 /// Every object that is known, by kind and name.
@@ -84,6 +88,10 @@ pub struct Objects {
     pub config_maps: BTreeMap<NamespacedName, Arc<ConfigMap>>,
     /// By namespace and name.
     pub gateway_parameters: BTreeMap<NamespacedName, Arc<GatewayParameters>>,
+    /// By namespace and name.
+    pub pods: BTreeMap<NamespacedName, Arc<Pod>>,
+    /// By name.
+    pub x_meshes: BTreeMap<String, Arc<XMesh>>,
     /// Objects of the kinds above of which only a part was read ([`crate::Stored::Unreadable`]), and why.
     pub unreadable: BTreeMap<ObjectRef, Unreadable>,
 }
@@ -148,6 +156,8 @@ pub fn decode(value: Value) -> Result<Object, DecodeError> {
         Kind::Secret => Object::Secret(typed(kind, value)?),
         Kind::ConfigMap => Object::ConfigMap(typed(kind, value)?),
         Kind::GatewayParameters => Object::GatewayParameters(typed(kind, value)?),
+        Kind::Pod => Object::Pod(Arc::new(Arc::unwrap_or_clone(typed::<Pod>(kind, value)?).trimmed())),
+        Kind::XMesh => Object::XMesh(typed(kind, value)?),
     })
 }
 
@@ -171,6 +181,8 @@ impl Object {
             Self::Secret(_) => Kind::Secret,
             Self::ConfigMap(_) => Kind::ConfigMap,
             Self::GatewayParameters(_) => Kind::GatewayParameters,
+            Self::Pod(_) => Kind::Pod,
+            Self::XMesh(_) => Kind::XMesh,
         }
     }
 
@@ -193,6 +205,8 @@ impl Object {
             Self::Secret(object) => &object.metadata,
             Self::ConfigMap(object) => &object.metadata,
             Self::GatewayParameters(object) => &object.metadata,
+            Self::Pod(object) => &object.metadata,
+            Self::XMesh(object) => &object.metadata,
         }
     }
 
@@ -203,7 +217,7 @@ impl Object {
         ObjectRef { kind, namespace: kind.is_namespaced().then_some(namespace), name }
     }
 
-    /// The JSON of it, with the preferred version of its kind.
+    /// The JSON of it, with the preferred version of its kind; of a Pod, what was read.
     ///
     /// # Errors
     /// When a value has no JSON form; the types that [`decode`] fills all have one.
@@ -225,6 +239,8 @@ impl Object {
             Self::Secret(object) => serde_json::to_value(object),
             Self::ConfigMap(object) => serde_json::to_value(object),
             Self::GatewayParameters(object) => serde_json::to_value(object),
+            Self::Pod(object) => serde_json::to_value(object),
+            Self::XMesh(object) => serde_json::to_value(object),
         }
     }
 }
@@ -272,6 +288,8 @@ impl Objects {
             Object::Secret(o) => self.secrets.insert(key, o).map(Object::Secret),
             Object::ConfigMap(o) => self.config_maps.insert(key, o).map(Object::ConfigMap),
             Object::GatewayParameters(o) => self.gateway_parameters.insert(key, o).map(Object::GatewayParameters),
+            Object::Pod(o) => self.pods.insert(key, o).map(Object::Pod),
+            Object::XMesh(o) => self.x_meshes.insert(key.name, o).map(Object::XMesh),
         }
     }
 
@@ -296,6 +314,8 @@ impl Objects {
             Kind::Secret => self.secrets.remove(&key).map(Object::Secret),
             Kind::ConfigMap => self.config_maps.remove(&key).map(Object::ConfigMap),
             Kind::GatewayParameters => self.gateway_parameters.remove(&key).map(Object::GatewayParameters),
+            Kind::Pod => self.pods.remove(&key).map(Object::Pod),
+            Kind::XMesh => self.x_meshes.remove(&key.name).map(Object::XMesh),
         }
     }
 }
@@ -351,8 +371,8 @@ mod tests {
     #[test]
     fn faults_are_told_apart() {
         for (value, expected) in [
-            (json!({"apiVersion": "v1", "kind": "Pod"}), "kind Pod of v1 is not one that Isthmus reads"),
-            (json!({"kind": "Pod"}), "apiVersion is missing or not text; every object of the Kubernetes API has it"),
+            (json!({"apiVersion": "v1", "kind": "Node"}), "kind Node of v1 is not one that Isthmus reads"),
+            (json!({"kind": "Node"}), "apiVersion is missing or not text; every object of the Kubernetes API has it"),
             (
                 json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}}),
                 "metadata.namespace is missing or not text; every object of the Kubernetes API has it",

@@ -18,7 +18,7 @@ use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-pub use client::{ClientParameters, ProxyProtocol};
+pub use client::{ClientParameters, ProxyProtocol, ServiceRoutes};
 pub use pod::{AccessLog, Autoscaling, LogLevel, PodDisruptionBudget, Probe, Probes, Resources};
 pub use service::{ExternalTrafficPolicy, ServiceParameters, ServiceType};
 
@@ -56,6 +56,9 @@ pub struct GatewayParametersSpec {
     /// How clients reach the proxies, and what is believed of what proxies before them say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<ClientParameters>,
+    /// Whether a request that a route leads to a Service with routes of its own is decided by those as well. Default: Ignore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_routes: Option<ServiceRoutes>,
     /// Whether each pod takes the listeners' ports on its node, whose addresses are then the Gateway's. Default: false. A change of the
     /// listeners' ports restarts the pods, there is at most one pod for a node, and the namespace must admit host ports (the Pod
     /// Security level "privileged"). service.type is ClusterIP then, unless it is set.
@@ -167,6 +170,7 @@ mod tests {
             "service": {"type": "NodePort", "loadBalancerClass": "x.y/z", "externalTrafficPolicy": "Local",
                 "annotations": {"a": "b"}, "sourceRanges": ["10.0.0.0/8"]},
             "clients": {"proxyProtocol": "Required", "trustedHops": 2},
+            "serviceRoutes": "Evaluate",
             "hostPort": true,
             "addressPools": ["192.0.2.0/28", "2001:db8::1-2001:db8::9"],
             "nodeSelector": {"a": "b"},

@@ -46,6 +46,17 @@ pub struct GatewayClassStatus {
     pub supported_features: Vec<SupportedFeature>,
 }
 
+/// `XMesh.status`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshStatus {
+    /// Conditions.
+    pub conditions: Vec<Condition>,
+    /// Features, sorted by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supported_features: Vec<SupportedFeature>,
+}
+
 /// A feature that conformance tests can ask for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SupportedFeature {
@@ -154,6 +165,9 @@ pub struct Statuses {
     pub udp_routes: BTreeMap<NamespacedName, RouteStatus>,
     /// By namespace and name.
     pub backend_tls_policies: BTreeMap<NamespacedName, PolicyStatus>,
+    /// By name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub x_meshes: BTreeMap<String, MeshStatus>,
 }
 
 /// `status` of a policy.

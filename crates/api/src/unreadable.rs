@@ -61,7 +61,9 @@ fn remains(kind: Kind, value: &Value) -> Vec<Value> {
         | Kind::EndpointSlice
         | Kind::Secret
         | Kind::ConfigMap
-        | Kind::GatewayParameters => return Vec::new(),
+        | Kind::GatewayParameters
+        | Kind::Pod
+        | Kind::XMesh => return Vec::new(),
     };
     let metadata = value.get("metadata");
     let named = metadata.and_then(Value::as_object).map(identity).map(Value::Object);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use isthmus_api::Kind;
 use isthmus_dataplane::AccessLog;
+use isthmus_inject::KubernetesVersion;
 
 use crate::standalone::{Echoes, Mesh, Settings};
 use crate::statuses::Format;
@@ -28,6 +29,8 @@ pub enum Command {
     Run(Run),
     /// Wait until a cluster says that a Gateway, ListenerSet, route or policy is served at its newest generation.
     Wait(Wait),
+    /// Give the pods of YAML their sidecars, as the webhook of a cluster does; everything else stays as it is.
+    Inject(Inject),
     /// Print the version.
     Version,
 }
@@ -104,7 +107,7 @@ pub struct Run {
 /// `isthmus wait`
 #[derive(Debug, clap::Args)]
 pub struct Wait {
-    /// What to wait for: gateway/NAME, listenerset/NAME, gatewayclass/NAME, backendtlspolicy/NAME, or a route of any kind, such as
+    /// What to wait for: gateway/NAME, listenerset/NAME, gatewayclass/NAME, xmesh/NAME, backendtlspolicy/NAME, or a route of any kind, such as
     /// httproute/NAME or udproute/NAME.
     #[arg(value_name = "KIND/NAME")]
     pub object: ObjectName,
@@ -116,6 +119,42 @@ pub struct Wait {
     /// How many seconds to wait.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
     pub timeout: Duration,
+}
+
+/// `isthmus inject`
+#[derive(Debug, clap::Args)]
+pub struct Inject {
+    /// Folders (read with the folders in them), files, or - for standard input.
+    #[arg(default_value = "-", value_name = "FOLDER")]
+    pub paths: Vec<PathBuf>,
+
+    /// The certificates by which sidecars know the controller: the entry ca.crt of the Secret isthmus-push-tls in its namespace.
+    #[arg(long, value_name = "FILE")]
+    pub ca: PathBuf,
+
+    /// The namespace of the controller.
+    #[arg(long, value_name = "NAMESPACE", default_value = "isthmus-system")]
+    pub controller_namespace: String,
+
+    /// The image of the sidecar.
+    #[arg(long, value_name = "IMAGE", default_value = concat!("docker.io/isthmus/mesh-proxy:", env!("CARGO_PKG_VERSION")))]
+    pub proxy_image: String,
+
+    /// The image that leads the traffic of a pod to its sidecar.
+    #[arg(long, value_name = "IMAGE", default_value = concat!("docker.io/isthmus/mesh-redirect:", env!("CARGO_PKG_VERSION")))]
+    pub redirect_image: String,
+
+    /// When nodes pull the images.
+    #[arg(long, value_name = "POLICY", default_value = "IfNotPresent")]
+    pub image_pull_policy: String,
+
+    /// What sidecars log: a level or a filter.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+
+    /// The version of the cluster, to be refused if it is too old for sidecars.
+    #[arg(long, value_name = "VERSION")]
+    pub kubernetes_version: Option<KubernetesVersion>,
 }
 
 /// `httproute/shop`
@@ -132,7 +171,7 @@ impl FromStr for ObjectName {
 
     /// The kind as `kubectl` takes it: singular or plural, in any case, with or without its group.
     fn from_str(text: &str) -> Result<Self, String> {
-        const KINDS: [Kind; 9] = [
+        const KINDS: [Kind; 10] = [
             Kind::HttpRoute,
             Kind::GrpcRoute,
             Kind::TlsRoute,
@@ -142,6 +181,7 @@ impl FromStr for ObjectName {
             Kind::Gateway,
             Kind::ListenerSet,
             Kind::GatewayClass,
+            Kind::XMesh,
         ];
         let (kind, name) = text.split_once('/').filter(|(_, name)| !name.is_empty()).ok_or("not KIND/NAME")?;
         let kind = kind.to_ascii_lowercase();
@@ -210,7 +250,7 @@ mod tests {
         let words = ["isthmus", "run"].into_iter().chain(line.split_whitespace());
         match Args::try_parse_from(words).map_err(|error| error.to_string())?.command {
             Command::Run(run) => Ok(run),
-            Command::Wait(_) | Command::Version => Err("another command".to_owned()),
+            Command::Wait(_) | Command::Inject(_) | Command::Version => Err("another command".to_owned()),
         }
     }
 
@@ -222,13 +262,14 @@ mod tests {
             ("gateways.gateway.networking.k8s.io/edge", Ok((Kind::Gateway, "edge"))),
             ("gatewayclass/isthmus", Ok((Kind::GatewayClass, "isthmus"))),
             ("listenerset/team", Ok((Kind::ListenerSet, "team"))),
+            ("xmesh/mesh", Ok((Kind::XMesh, "mesh"))),
             ("tcproutes/db", Ok((Kind::TcpRoute, "db"))),
             ("udproute/dns", Ok((Kind::UdpRoute, "dns"))),
             ("backendtlspolicies.gateway.networking.k8s.io/db", Ok((Kind::BackendTlsPolicy, "db"))),
             (
                 "service/shop",
                 Err(
-                    "service is not one of httproute, grpcroute, tlsroute, tcproute, udproute, backendtlspolicy, gateway, listenerset, gatewayclass",
+                    "service is not one of httproute, grpcroute, tlsroute, tcproute, udproute, backendtlspolicy, gateway, listenerset, gatewayclass, xmesh",
                 ),
             ),
             ("httproute/", Err("not KIND/NAME")),

@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod checks;
 pub mod echo;
 pub mod hints;
+pub mod inject;
 pub mod message;
 pub mod ports;
 pub mod run;

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     match Args::parse().command {
         Command::Run(args) => isthmus_cli::run::run(&args),
         Command::Wait(args) => isthmus_cli::wait::run(&args),
+        Command::Inject(args) => isthmus_cli::inject::run(&args),
         Command::Version => {
             println!("isthmus {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

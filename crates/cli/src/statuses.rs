@@ -73,6 +73,10 @@ pub fn objects(statuses: &Statuses, objects: &Objects, now: &str) -> Vec<Value> 
         let metadata = objects.backend_tls_policies.get(name).map_or(&none, |policy| &policy.metadata);
         documents.push(document(Kind::BackendTlsPolicy, metadata, status, now));
     }
+    for (name, status) in &statuses.x_meshes {
+        let metadata = objects.x_meshes.get(name).map_or(&none, |mesh| &mesh.metadata);
+        documents.push(document(Kind::XMesh, metadata, status, now));
+    }
     documents
 }
 
@@ -133,6 +137,9 @@ pub fn problems(statuses: &Statuses) -> Vec<Problem> {
             note(object(Kind::BackendTlsPolicy, name), Some(&part), &ancestor.conditions);
         }
     }
+    for (name, status) in &statuses.x_meshes {
+        note(ObjectRef { kind: Kind::XMesh, namespace: None, name: name.clone() }, None, &status.conditions);
+    }
     problems
 }
 
@@ -156,7 +163,9 @@ fn object(kind: Kind, name: &NamespacedName) -> ObjectRef {
 /// not verified because the Gateway says so, are worth knowing but no fault.
 fn is_good(condition: &Condition) -> bool {
     match condition.r#type.as_str() {
-        "Conflicted" | "PartiallyInvalid" | "UnresolvedRefs" => condition.status != ConditionStatus::True,
+        "Conflicted" | "PartiallyInvalid" | "UnresolvedRefs" | "isthmus.dev/RefusedByStrictMode" => {
+            condition.status != ConditionStatus::True
+        }
         "OverlappingTLSConfig" | "InsecureFrontendValidationMode" => true,
         _ => condition.status == ConditionStatus::True,
     }
@@ -249,6 +258,7 @@ mod tests {
                 GatewayClassStatus { conditions: vec![condition("Accepted", True, "Accepted")], supported_features: vec![] },
             )]
             .into(),
+            x_meshes: [].into(),
             gateways: [(
                 name.clone(),
                 GatewayStatus {

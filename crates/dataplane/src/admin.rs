@@ -58,15 +58,15 @@ pub(crate) struct Sources {
 }
 
 impl Admin {
-    /// Opens the address and answers in a task.
+    /// Opens the address and answers in a task: with its own pages, and `more` of others.
     ///
     /// # Errors
     /// When the address cannot be had.
-    pub(crate) async fn start(address: SocketAddr, sources: Sources) -> Result<Self, StartError> {
+    pub(crate) async fn start(address: SocketAddr, sources: Sources, more: Router) -> Result<Self, StartError> {
         let fault = |source| StartError::Admin { address, source };
         let listener = TcpListener::bind(address).await.map_err(fault)?;
         let address = listener.local_addr().map_err(fault)?;
-        let task = tokio::spawn(accept(listener, router(sources)));
+        let task = tokio::spawn(accept(listener, router(sources).merge(more)));
         Ok(Self { address, task })
     }
 
@@ -190,7 +190,8 @@ mod tests {
         let config = Config::compile(&Arc::new(snapshot), &Arc::default(), None, &telemetry);
         let readiness = Arc::new(Readiness::default());
         let sources = Sources { telemetry, config: Arc::new(ArcSwap::from_pointee(config)), readiness };
-        (Admin::start(([127, 0, 0, 1], 0).into(), sources.clone()).await.expect("starts"), sources)
+        let more = Router::new().route("/more", get(|| async { "more" }));
+        (Admin::start(([127, 0, 0, 1], 0).into(), sources.clone(), more).await.expect("starts"), sources)
     }
 
     /// The code and all of the response.
@@ -225,6 +226,7 @@ mod tests {
             assert!(text.contains(page), "{page}");
         }
         assert_eq!(ask(&admin, "GET", "/debug", "").await.0, 404);
+        assert_eq!(ask(&admin, "GET", "/more", "").await.0, 200, "somebody else's");
         assert_eq!(ask(&admin, "POST", "/metrics", "content-length: 0\r\n").await.0, 405);
     }
 
@@ -263,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_in_use_is_an_error_that_names_it() {
         let (admin, sources) = start(Snapshot::default()).await;
-        let error = Admin::start(admin.address(), sources).await.expect_err("is in use");
+        let error = Admin::start(admin.address(), sources, Router::new()).await.expect_err("is in use");
         assert!(error.to_string().starts_with(&format!("the admin address {} cannot be opened: ", admin.address())), "{error}");
     }
 }

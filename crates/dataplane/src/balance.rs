@@ -10,8 +10,9 @@ mod interleave;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use isthmus_routing::{Backend, BackendKey, BackendProtocol, BackendTls, ProxyProtocol, Snapshot};
+use isthmus_routing::{Backend, BackendKey, BackendProtocol, BackendTls, Snapshot};
 
+use crate::identity::Membership;
 use crate::upstream::{Caller, UpstreamTls, UpstreamTlsError};
 pub(crate) use endpoint::{EndpointState, InFlight, Wire};
 pub(crate) use interleave::Interleave;
@@ -21,6 +22,7 @@ pub(crate) use interleave::Interleave;
 pub(crate) struct BackendState {
     key: BackendKey,
     source: Arc<Backend>,
+    /// Of its policy.
     tls: Option<Arc<UpstreamTls>>,
     endpoints: Box<[Arc<EndpointState>]>,
 }
@@ -30,11 +32,12 @@ pub(crate) struct BackendState {
 pub(crate) struct Tried(Vec<usize>);
 
 impl BackendState {
-    /// Keeps what is unchanged: the whole state if the backend and what verifies it are the same, else that of each endpoint.
+    /// Keeps what is unchanged: the whole state if the backend and what verifies it are the same, else that of each endpoint. How an
+    /// endpoint is encrypted is for the backend's policy to say, and without one for the mesh.
     pub(crate) fn compile(
         key: &BackendKey,
         source: &Arc<Backend>,
-        snapshot: &Snapshot,
+        (snapshot, membership): (&Snapshot, Option<&Membership>),
         previous: Option<&Arc<Self>>,
     ) -> Arc<Self> {
         let tls = match &source.tls {
@@ -44,22 +47,23 @@ impl BackendState {
             }
             Some(BackendTls::Invalid) | None => None,
         };
-        if let Some(previous) = previous
-            && (Arc::ptr_eq(&previous.source, source) || previous.source == *source)
-            && previous.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
-        {
-            return previous.clone();
-        }
-        let how = (tls.as_ref(), source.proxy_protocol);
         let endpoint = |endpoint: &isthmus_routing::Endpoint| {
             let before = previous.and_then(|old| {
                 let position = old.endpoints.binary_search_by(|old| old.address().cmp(&endpoint.address)).ok()?;
                 Some(&old.endpoints[position])
             });
-            EndpointState::compile(endpoint.address, how, before)
+            let of_mesh = || membership.filter(|_| source.tls.is_none())?.upstream(&endpoint.address);
+            EndpointState::compile(endpoint.address, (tls.as_ref().or_else(of_mesh), source.proxy_protocol), before)
         };
         let mut endpoints: Vec<_> = source.endpoints.iter().map(endpoint).collect();
         endpoints.sort_by_key(|endpoint| *endpoint.address());
+        if let Some(previous) = previous
+            && (Arc::ptr_eq(&previous.source, source) || previous.source == *source)
+            && previous.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
+            && endpoints.iter().map(Arc::as_ptr).eq(previous.endpoints.iter().map(Arc::as_ptr))
+        {
+            return previous.clone();
+        }
         Arc::new(Self { key: key.clone(), source: source.clone(), tls, endpoints: endpoints.into() })
     }
 
@@ -73,11 +77,6 @@ impl BackendState {
         self.endpoints.binary_search_by(|own| own.address().cmp(endpoint)).is_ok()
     }
 
-    /// How connections to it are encrypted; none: not at all, unless [`BackendState::is_refused`].
-    pub(crate) fn tls(&self) -> Option<&Arc<UpstreamTls>> {
-        self.tls.as_ref()
-    }
-
     /// Whether nothing may be sent to it, because its policy cannot be carried out.
     ///
     /// > Connections using an invalid
@@ -85,11 +84,6 @@ impl BackendState {
     /// > response.
     pub(crate) fn is_refused(&self) -> bool {
         matches!(self.source.tls, Some(BackendTls::Invalid))
-    }
-
-    /// What connections to it begin with.
-    pub(crate) fn proxy_protocol(&self) -> Option<ProxyProtocol> {
-        self.source.proxy_protocol
     }
 
     /// What its endpoints speak.
@@ -114,7 +108,7 @@ impl BackendState {
         Some(InFlight::new(&self.endpoints[position]))
     }
 
-    /// The same, passing over endpoints whose certificate was refused a moment ago.
+    /// The same for HTTP, passing over endpoints that must not be asked, or whose certificate was refused a moment ago.
     ///
     /// # Errors
     /// When that is true of all of them, or there are none.
@@ -122,7 +116,7 @@ impl BackendState {
         let mut refused = None;
         for _ in 0..self.endpoints.len() {
             let chosen = self.choose(tried).ok_or(Unchosen::Nobody)?;
-            match chosen.recent_failure(caller) {
+            match chosen.failure(caller) {
                 None => return Ok(chosen),
                 failure => refused = failure,
             }
@@ -136,7 +130,7 @@ impl BackendState {
 pub(crate) enum Unchosen {
     /// There is none.
     Nobody,
-    /// All were refused a moment ago; one of the reasons.
+    /// None must be asked, or all were refused a moment ago; one of the reasons.
     Refused(Arc<UpstreamTlsError>),
 }
 
@@ -148,7 +142,7 @@ mod tests {
 
     fn compile(backend: &Arc<Backend>, previous: Option<&Arc<BackendState>>) -> Arc<BackendState> {
         let key = "Service/a/b:80".parse().expect("a key");
-        BackendState::compile(&key, backend, &Snapshot::default(), previous)
+        BackendState::compile(&key, backend, (&Snapshot::default(), None), previous)
     }
 
     fn backend(ports: &[u16]) -> Arc<Backend> {

@@ -4,24 +4,30 @@
 //! counters, a parent with its route table, and a port (by pointer, so that the accepting side sees which ones changed).
 
 mod bind;
+mod frontends;
 pub(crate) mod parent;
 pub(crate) mod rule;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use isthmus_routing::hostname::HostMap;
-use isthmus_routing::{BackendKey, Gateway, GatewayKey, Listener, ServiceParent, Snapshot, Transport, Version};
+use isthmus_routing::{
+    BackendKey, Certificate, Gateway, GatewayKey, Listener, ServiceParent, Snapshot, Spoken, Transport, Version,
+};
+use tokio::sync::watch;
 
-use crate::Outbound;
 use crate::balance::BackendState;
-use crate::telemetry::Telemetry;
+use crate::identity::Membership;
+use crate::telemetry::{PortMetrics, Telemetry};
 use crate::tls::handshake::Shaken;
 use crate::upstream::ClientCertificate;
+use crate::{Capture, Outbound};
 pub(crate) use bind::{Bind, Speech};
+pub(crate) use frontends::{Fronted, Frontends, exists};
 pub(crate) use parent::{CompiledParent, Owner};
 
 /// The configuration that is served. A request takes it once and keeps it to its end.
@@ -35,9 +41,15 @@ pub(crate) struct Config {
     /// What was compiled.
     pub(crate) snapshot: Arc<Snapshot>,
     site: Arc<Site>,
-    /// Everything that is listened on.
+    /// Everything that is served, by the address that clients dial: what is listened on, and, beside a pod, what is captured.
     pub(crate) ports: BTreeMap<Bind, Arc<Port>>,
+    /// Beside a pod: the addresses of all Services.
+    pub(crate) frontends: Arc<Frontends>,
+    /// Who is who in the mesh, and we ourselves; none: there is no mesh.
+    pub(crate) membership: Option<Arc<Membership>>,
     backends: HashMap<BackendKey, Arc<BackendState>, foldhash::fast::RandomState>,
+    /// Services with routes that Gateways evaluate in the place of their endpoints, as clients in the Gateway's namespace.
+    onward: BTreeMap<GatewayKey, HashMap<BackendKey, Arc<CompiledParent>, foldhash::fast::RandomState>>,
 }
 
 /// What a snapshot does not say: where it is served, and for whom.
@@ -47,6 +59,21 @@ pub(crate) struct Site {
     pub(crate) addresses: Vec<IpAddr>,
     /// Whose calls of Services are taken; none: nobody's.
     pub(crate) outbound: Option<Outbound>,
+    /// Beside which pod it stands, whose calls of Services are captured; none: beside none.
+    pub(crate) pod: Option<Pod>,
+    /// By which certificate workloads of the mesh know us, as it changes; none: by none.
+    pub(crate) identity: Option<watch::Receiver<Option<Arc<Certificate>>>>,
+}
+
+/// A pod, as its sidecar knows it.
+#[derive(Debug, Default)]
+pub(crate) struct Pod {
+    /// Its namespace: the one whose consumer routes are its own.
+    pub(crate) namespace: String,
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Ports of sidecars, here and on every other pod.
+    pub(crate) own_ports: BTreeSet<u16>,
 }
 
 /// A port of a Gateway, or of a Service, on one of its addresses.
@@ -58,6 +85,10 @@ pub(crate) struct Port {
     pub(crate) owner: Owner,
     /// How what comes on it begins.
     pub(crate) speech: Speech,
+    /// What is known of how it begins where it is captured; nobody listens for anything but HTTP there.
+    pub(crate) spoken: Spoken,
+    /// What counts its connections.
+    pub(crate) metrics: Arc<PortMetrics>,
     /// Whether connections begin with a header of the PROXY protocol before that.
     pub(crate) proxy_protocol: bool,
     /// How many proxies before us tell the truth of clients.
@@ -79,9 +110,18 @@ impl Port {
 
 impl Config {
     /// What is served before the first snapshot: nothing.
-    pub(crate) fn empty() -> Self {
+    pub(crate) fn before(site: Arc<Site>) -> Self {
         let snapshot = Arc::<Snapshot>::default();
-        Self { version: snapshot.version(), snapshot, site: Arc::default(), ports: BTreeMap::new(), backends: HashMap::default() }
+        Self {
+            version: snapshot.version(),
+            snapshot,
+            site,
+            ports: BTreeMap::new(),
+            frontends: Arc::default(),
+            membership: None,
+            backends: HashMap::default(),
+            onward: BTreeMap::new(),
+        }
     }
 
     /// Compiles a snapshot. Cannot fail: what a snapshot refers to and does not hold is answered with an error when a request needs it.
@@ -91,25 +131,49 @@ impl Config {
         for (key, gateway) in &snapshot.gateways {
             compile_gateway(key, gateway, site.addresses(gateway), &mut ports, &sources);
         }
-        if let Some(outbound) = &site.outbound {
-            compile_services(outbound, &mut ports, &sources);
-        }
+        compile_services(site, &mut ports, &sources);
+        let evaluating = snapshot.gateways.iter().filter(|(_, gateway)| gateway.service_routes);
+        let onward = evaluating.map(|(key, _)| (key.clone(), compile_onward(key, &sources))).collect();
+        let frontends = match site.pod {
+            Some(_) => Frontends::compile(snapshot, previous.map(|previous| (&*previous.snapshot, &previous.frontends))),
+            None => Arc::default(),
+        };
+        let own_addresses = site.pod.as_ref().map_or(&[][..], |pod| &pod.addresses);
+        let before = previous.and_then(|previous| previous.membership.as_ref());
+        let membership = Membership::compile(snapshot, site.certificate(), own_addresses, before);
         let backend = |(key, backend)| {
             let before = previous.and_then(|previous: &Self| previous.backends.get(key));
-            (BackendKey::clone(key), BackendState::compile(key, backend, snapshot, before))
+            (BackendKey::clone(key), BackendState::compile(key, backend, (snapshot, membership.as_deref()), before))
         };
         Self {
             version: snapshot.version(),
             site: site.clone(),
             ports,
+            frontends,
+            onward,
             backends: snapshot.backends.iter().map(backend).collect(),
+            membership,
             snapshot: snapshot.clone(),
         }
+    }
+
+    /// What is listened on: all ports, but for those of Services where these are captured.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = (&Bind, &Arc<Port>)> {
+        let captures = self.site.pod.is_some();
+        self.ports.iter().filter(move |(_, port)| !captures || matches!(port.owner, Owner::Gateway(_)))
     }
 
     /// Where Gateways and Services of the snapshot listen.
     pub(crate) fn site(&self) -> &Site {
         &self.site
+    }
+
+    /// The routes of a Service that somebody's rule leads to, if they are to be evaluated there.
+    pub(crate) fn routes_of(&self, owner: &Owner, service: &BackendKey) -> Option<&Arc<CompiledParent>> {
+        match owner {
+            Owner::Gateway(gateway) => self.onward.get(gateway)?.get(service),
+            Owner::Service(_) => None,
+        }
     }
 
     /// The balancer of a backend; none: the snapshot does not hold it, so it has no endpoints.
@@ -119,19 +183,43 @@ impl Config {
 }
 
 impl Site {
+    /// Our certificate of now.
+    pub(crate) fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.identity.as_ref()?.borrow().clone()
+    }
+
+    /// Whether nobody could be served: a sidecar without its certificate.
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.pod.is_some() && self.identity.as_ref().is_some_and(|identity| identity.borrow().is_none())
+    }
+
     /// Where a Gateway listens: on its own addresses, if it has any.
     pub(crate) fn addresses<'a>(&'a self, gateway: &'a Gateway) -> &'a [IpAddr] {
         if gateway.addresses.is_empty() { &self.addresses } else { &gateway.addresses }
     }
 }
 
-/// The ports of Services that clients of this side are listened for on: each with its addresses as they are opened.
+impl Pod {
+    pub(crate) fn of(capture: &Capture) -> Self {
+        let Capture { namespace, pod_ips, own_ports, .. } = capture;
+        Self { namespace: namespace.clone(), addresses: pod_ips.clone(), own_ports: own_ports.clone() }
+    }
+
+    /// Whether whoever connects there would come back to this sidecar, or to another one's own ports.
+    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
+        let ip = address.ip();
+        self.own_ports.contains(&address.port()) && (ip.is_loopback() || ip.is_unspecified() || self.addresses.contains(&ip))
+    }
+}
+
+/// The ports of Services that clients of this side call: each with its addresses as they are listened on, or dialled where they are
+/// captured.
 pub(crate) fn services<'s>(
-    outbound: &'s Outbound,
+    outbound: Option<&'s Outbound>,
     snapshot: &'s Snapshot,
 ) -> impl Iterator<Item = (&'s BackendKey, &'s Arc<ServiceParent>, impl Iterator<Item = Bind> + 's)> {
     snapshot.services.iter().filter(|(key, _)| key.transport == Transport::Tcp).map(move |(key, service)| {
-        let port = outbound.socket_port(key.port);
+        let port = outbound.map_or(Some(key.port), |outbound| outbound.socket_port(key.port));
         (key, service, service.addresses.iter().filter_map(move |ip| Some(Bind::tcp(SocketAddr::new(*ip, port?)))))
     })
 }
@@ -183,6 +271,7 @@ fn compile_gateway(
         let terms = Terms {
             owner: &owner,
             speech,
+            spoken: Spoken::Unknown,
             proxy_protocol: gateway.proxy_protocol,
             trusted_hops: gateway.trusted_hops,
             client_certificate: client_certificate.as_ref(),
@@ -192,16 +281,37 @@ fn compile_gateway(
     }
 }
 
-fn compile_services(outbound: &Outbound, ports: &mut BTreeMap<Bind, Arc<Port>>, sources: &Sources<'_>) {
-    for (key, service, binds) in services(outbound, sources.snapshot) {
+fn compile_onward(
+    gateway: &GatewayKey,
+    sources: &Sources<'_>,
+) -> HashMap<BackendKey, Arc<CompiledParent>, foldhash::fast::RandomState> {
+    let before = sources.previous.and_then(|previous| previous.onward.get(gateway));
+    let routed = sources.snapshot.services.iter().filter(|(_, service)| !service.routes_for(&gateway.namespace).is_empty());
+    let compile = |(key, service): (&BackendKey, &Arc<ServiceParent>)| {
+        let before = before.and_then(|before| before.get(key));
+        (key.clone(), CompiledParent::service(key, service, &gateway.namespace, before, sources))
+    };
+    routed.map(compile).collect()
+}
+
+fn compile_services(site: &Site, ports: &mut BTreeMap<Bind, Arc<Port>>, sources: &Sources<'_>) {
+    let namespace = match (&site.pod, &site.outbound) {
+        (Some(pod), _) => &pod.namespace,
+        (None, Some(outbound)) => &outbound.namespace,
+        (None, None) => return,
+    };
+    for (key, service, binds) in services(site.outbound.as_ref().filter(|_| site.pod.is_none()), sources.snapshot) {
         let owner = Owner::Service(key.clone());
         let binds: Vec<_> = binds.collect();
         let Some(first) = binds.first() else { continue };
         let before = sources.previous_parent(&owner, first, &key.name);
-        let all = [CompiledParent::service(key, service, &outbound.namespace, before, sources)];
+        let all = [CompiledParent::service(key, service, namespace, before, sources)];
+        // Whatever it is said to be: nothing goes past routes.
+        let is_routed = !service.routes_for(namespace).is_empty();
         let terms = Terms {
             owner: &owner,
             speech: Speech::of(all[0].source().protocol()),
+            spoken: if is_routed { Spoken::Http } else { service.spoken },
             proxy_protocol: false,
             // What a workload says of its own clients is no more than what any client says.
             trusted_hops: 0,
@@ -216,6 +326,7 @@ fn compile_services(outbound: &Outbound, ports: &mut BTreeMap<Bind, Arc<Port>>, 
 struct Terms<'t> {
     owner: &'t Owner,
     speech: Speech,
+    spoken: Spoken,
     proxy_protocol: bool,
     trusted_hops: u8,
     client_certificate: Option<&'t Arc<ClientCertificate>>,
@@ -225,24 +336,25 @@ struct Terms<'t> {
 impl Terms<'_> {
     /// Takes an address, unless another owner has it.
     fn open(&self, bind: Bind, ports: &mut BTreeMap<Bind, Arc<Port>>, sources: &Sources<'_>) {
-        let taken = ports.entry(bind).or_insert_with(|| self.port(bind, sources.previous));
+        let taken = ports.entry(bind).or_insert_with(|| self.port(bind, sources));
         if taken.owner != *self.owner {
             let (late, owner) = (self.owner, &taken.owner);
             tracing::warn!("{late} cannot have {bind}: {owner} has it already. Give one of them another address or port.");
         }
     }
 
-    fn port(&self, bind: Bind, previous: Option<&Config>) -> Arc<Port> {
+    fn port(&self, bind: Bind, sources: &Sources<'_>) -> Arc<Port> {
         let same = |port: &&Arc<Port>| {
             port.owner == *self.owner
                 && port.speech == self.speech
+                && port.spoken == self.spoken
                 && port.proxy_protocol == self.proxy_protocol
                 && port.trusted_hops == self.trusted_hops
                 && port.client_certificate.as_ref().map(Arc::as_ptr) == self.client_certificate.map(Arc::as_ptr)
                 && port.all.len() == self.all.len()
                 && port.all.iter().zip(self.all).all(|(old, new)| Arc::ptr_eq(old, new))
         };
-        if let Some(unchanged) = previous.and_then(|previous| previous.ports.get(&bind)).filter(same) {
+        if let Some(unchanged) = sources.previous.and_then(|previous| previous.ports.get(&bind)).filter(same) {
             return unchanged.clone();
         }
         let mut parents = HostMap::default();
@@ -250,10 +362,14 @@ impl Terms<'_> {
         for parent in self.all.iter().rev() {
             parents.insert(parent.source().hostname(), parent.clone());
         }
+        // The object's port, which is what its owner knows.
+        let dialled = self.all.first().map_or(bind.address.port(), |parent| parent.source().port());
         Arc::new(Port {
             bind,
             owner: self.owner.clone(),
             speech: self.speech,
+            spoken: self.spoken,
+            metrics: sources.telemetry.port(self.owner, dialled),
             proxy_protocol: self.proxy_protocol,
             trusted_hops: self.trusted_hops,
             client_certificate: self.client_certificate.cloned(),

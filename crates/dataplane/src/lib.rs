@@ -4,10 +4,12 @@
 
 mod admin;
 mod balance;
+mod capture;
 mod config;
 mod connection;
 mod drain;
 mod filter;
+mod identity;
 mod limits;
 mod listen;
 mod proxy;
@@ -18,17 +20,18 @@ mod tls;
 mod udp;
 mod upstream;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use isthmus_routing::{BackendKey, GatewayKey, Snapshot, Version};
+use isthmus_routing::{BackendKey, Certificate, GatewayKey, Snapshot, Version};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::admin::Admin;
-use crate::config::{Config, Site};
+use crate::config::{Config, Pod, Site};
 use crate::connection::serve::Front;
 use crate::drain::{Readiness, State};
 use crate::listen::accept::Context;
@@ -45,6 +48,8 @@ pub struct Options {
     pub threads: usize,
     /// Where `/readyz`, `/metrics` and `/debug/snapshot` answer; none: nowhere.
     pub admin: Option<SocketAddr>,
+    /// More pages for the admin server, none of which is one of its own.
+    pub pages: axum::Router,
     /// Where access logs go.
     pub access_log: AccessLog,
     /// An OTLP/HTTP endpoint for spans (`http://127.0.0.1:4318`); none: no spans are made, trace headers pass.
@@ -55,6 +60,10 @@ pub struct Options {
     pub addresses: Vec<IpAddr>,
     /// As whose client it stands before Services; none: the snapshot's Services are passed over, as a Gateway does.
     pub outbound: Option<Outbound>,
+    /// What it takes of a pod's connections, as the pod's sidecar; none: it is no sidecar.
+    pub capture: Option<Capture>,
+    /// The certificate by which workloads of the mesh know it, as it changes; none: it has none and gets none.
+    pub identity: Option<watch::Receiver<Option<Arc<Certificate>>>>,
     /// The first snapshot is none yet: only the admin server answers, and it is not ready, until the next one comes.
     pub placeholder: bool,
 }
@@ -65,11 +74,14 @@ impl Default for Options {
         Self {
             threads: 2,
             admin: None,
+            pages: axum::Router::new(),
             access_log: AccessLog::Off,
             otlp: None,
             limits: Limits::default(),
             addresses: Vec::new(),
             outbound: None,
+            capture: None,
+            identity: None,
             placeholder: false,
         }
     }
@@ -84,6 +96,24 @@ pub struct Outbound {
     /// Added to the Services' ports below 1024 when they are opened, so that they need no privileges. Routes and what they answer know
     /// the Service's port only.
     pub port_offset: u16,
+}
+
+/// A sidecar: what its pod sends and what is sent to it is redirected by the kernel to sockets of the sidecar's.
+#[derive(Debug, Clone)]
+pub struct Capture {
+    /// The namespace of the pod: the one whose consumer routes are its own.
+    pub namespace: String,
+    /// Where what the pod sends is redirected to. An address of each version of IP that the pod has: a socket of one takes no other.
+    pub outbound: Vec<SocketAddr>,
+    /// Where what is sent to the pod is redirected to; the same holds.
+    pub inbound: Vec<SocketAddr>,
+    /// The addresses of the pod.
+    pub pod_ips: Vec<IpAddr>,
+    /// Ports of the sidecar's own, on this pod and on every other one with a sidecar: nothing is redirected from them.
+    pub own_ports: BTreeSet<u16>,
+    /// The ports of Services that the pod calls: what is there at the start counts as called, and each new one is added. Whoever listens
+    /// sees to it that they come with the next snapshots.
+    pub calls: watch::Sender<BTreeSet<BackendKey>>,
 }
 
 /// Ports below this one need privileges.
@@ -189,6 +219,14 @@ pub enum StartError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Connections cannot be captured there.
+    #[error("captured connections cannot be taken at {address}: {source}")]
+    Capture {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// Spans cannot be exported there.
     #[error("spans cannot be exported to `{endpoint}`: {reason}")]
     Otlp {
@@ -205,20 +243,38 @@ impl Dataplane {
     /// `snapshots` goes, the last one is served on.
     ///
     /// # Errors
-    /// When the admin address or the access log cannot be opened, or the OTLP endpoint cannot be used. A listener that cannot be opened
+    /// When the admin address, an address of [`Options::capture`] or the access log cannot be opened, or the OTLP endpoint cannot be used. A listener that cannot be opened
     /// is no error.
-    pub async fn start(options: Options, mut snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Self, StartError> {
+    pub async fn start(options: Options, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Self, StartError> {
+        Self::capturing(options, snapshots, Arc::new(capture::socket::original_destination)).await
+    }
+
+    /// The same, with another way to find out where captured connections were going.
+    async fn capturing(
+        options: Options,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        original: capture::socket::Original,
+    ) -> Result<Self, StartError> {
         let telemetry = Telemetry::start(&options)?;
-        let shared = Arc::new(ArcSwap::from_pointee(Config::empty()));
+        let site = Arc::new(Site {
+            addresses: options.addresses.clone(),
+            outbound: options.outbound.clone(),
+            pod: options.capture.as_ref().map(Pod::of),
+            identity: options.identity.clone(),
+        });
+        let shared = Arc::new(ArcSwap::from_pointee(Config::before(site.clone())));
         let readiness = Arc::new(Readiness::default());
         let admin = match options.admin {
             Some(address) => {
                 let sources =
                     admin::Sources { telemetry: telemetry.clone(), config: shared.clone(), readiness: readiness.clone() };
-                Some(Admin::start(address, sources).await?)
+                Some(Admin::start(address, sources, options.pages.clone()).await?)
             }
             None => None,
         };
+        let capture = options.capture.as_ref();
+        let sockets = capture.map(capture::socket::open).transpose()?.unwrap_or_default();
+        let capture = capture.map(|options| Arc::new(capture::Capture::new(options, site.clone(), original, &telemetry)));
         let limits = Arc::new(options.limits.clone());
         let app = Arc::new(proxy::http_proxy(&options, shared.clone(), telemetry.clone()));
         let context = Context {
@@ -227,13 +283,16 @@ impl Dataplane {
             permits: Arc::new(Semaphore::new(limits.connections)),
             readiness: readiness.clone(),
             limits,
+            capture,
         };
         let (report, reports) = watch::channel(Arc::default());
         let (orders, ordered) = mpsc::channel(1);
         let (alive, ended) = watch::channel(());
-        let site = Arc::new(Site { addresses: options.addresses, outbound: options.outbound });
         let mut manager = Manager::new(Arc::new(context), shared, telemetry.clone(), report, site);
         let first = snapshots.borrow_and_update().clone();
+        for (side, listener) in sockets {
+            manager.capture(side, listener);
+        }
         if !options.placeholder {
             manager.serve(first).await;
         }

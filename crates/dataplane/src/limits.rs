@@ -17,9 +17,12 @@ pub struct Limits {
     /// ones are under 3 KiB.
     pub client_hello_bytes: usize,
     /// A request's header on HTTP/1, or the preface and the first request on HTTP/2, all of it, however many bytes trickle in. 10 s, as
-    /// HAProxy's guides have it (nginx 60 s, Envoy none). It counts from accept (after TLS: from the handshake's end) for the
-    /// first request of a connection and from the first byte for every further one. Passed: 408 if a part has come, else close.
+    /// HAProxy's guides have it (nginx 60 s, Envoy none). It counts from the first byte; where that is the first of a connection,
+    /// [`Limits::fresh`] has to be kept as well. Passed: 408.
     pub header: Duration,
+    /// How long a new connection may be silent, and one of HTTP/2 without its first request. 10 s, as [`Limits::header`]: nobody dials a
+    /// gateway to say nothing.
+    pub fresh: Duration,
     /// How long an HTTP/1 connection stays open between requests. 75 s as nginx has it, above the 60 s that cloud load
     /// balancers keep their side open, so that they close first and no request meets a closing connection.
     pub idle: Duration,
@@ -93,6 +96,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             client_hello_bytes: 64 * 1024,
             header: Duration::from_secs(10),
+            fresh: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             http2_idle: Duration::from_secs(300),
             target_bytes: 16 * 1024,
@@ -125,6 +129,32 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// What a workload may take of the sidecar beside it. It calls servers of its own choice, whose limits hold, and these should be
+    /// no tighter than what such servers have: clients in a cluster open connections before they need them (gRPC channels, pools), keep them
+    /// for long, and send large headers (tokens). It can harm nobody but itself.
+    pub fn mesh() -> Self {
+        // As Envoy's mesh filters have it; what has vanished is noticed by keepalive.
+        let silence = Duration::from_secs(3600);
+        Self {
+            header: Duration::from_secs(60),
+            fresh: silence,
+            idle: silence,
+            http2_idle: silence,
+            target_bytes: 64 * 1024,
+            header_bytes: 256 * 1024,
+            // What Pingora's parser has room for.
+            header_fields: 255,
+            body_read: silence,
+            write: silence,
+            http2_streams: 1000,
+            http2_header_bytes: 256 * 1024,
+            // Pools of databases are silent for a night.
+            stream_idle: Duration::from_secs(24 * 3600),
+            stream_half_closed: silence,
+            ..Self::default()
+        }
+    }
+
     /// Starts from Pingora's bounded options: h2's own default has no limit of streams and 16 MiB of headers.
     pub(crate) fn http2(&self) -> H2Options {
         let mut options = default_h2_options();

@@ -9,11 +9,12 @@ pub(crate) mod socket;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use isthmus_routing::{Snapshot, Transport};
+use isthmus_routing::{Certificate, Snapshot, Transport};
 use pingora_core::apps::HttpServerApp;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::Report;
+use crate::capture::Side;
 use crate::config::{Bind, CompiledParent, Config, Owner, Port, Shared, Site, Speech};
 use crate::drain::{Closing, State};
 use crate::listen::accept::{Context, Entrance, Face};
@@ -46,6 +48,8 @@ pub(crate) struct Manager<A> {
     telemetry: Arc<Telemetry>,
     tls: tls::Listeners,
     open: BTreeMap<Bind, Open>,
+    /// The sockets of a sidecar, which no configuration opens or closes.
+    captured: Vec<(Bind, Open)>,
     /// Why an address is not open.
     failed: BTreeMap<Bind, String>,
     /// Addresses that are closed and whose connections have not all ended.
@@ -54,6 +58,8 @@ pub(crate) struct Manager<A> {
     places: Arc<udp::Places>,
     reports: watch::Sender<Arc<Report>>,
     site: Arc<Site>,
+    /// Whether there has been a snapshot.
+    has_served: bool,
 }
 
 /// An address that is accepted on.
@@ -94,18 +100,31 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
             telemetry,
             tls: tls::Listeners::default(),
             open: BTreeMap::new(),
+            captured: Vec::new(),
             failed: BTreeMap::new(),
             closing: Vec::new(),
             places,
             reports,
             site,
+            has_served: false,
         }
+    }
+
+    /// Accepts connections that are redirected to this socket.
+    pub(crate) fn capture(&mut self, side: Side, (address, listener): (SocketAddr, TcpListener)) {
+        let metrics = self.telemetry.captured_port(side.way(), address.port());
+        let face = Face { entrance: Entrance::Captured(side), proxy_protocol: false, metrics };
+        let face = Arc::new(ArcSwap::from_pointee(face));
+        let (closing, signals) = Closing::new();
+        let accepting = tokio::spawn(accept::run(listener, address, face.clone(), signals, self.context.clone()));
+        self.captured.push((Bind::tcp(address), Open { speech: Speech::Tcp, face, closing: Arc::new(closing), accepting }));
     }
 
     /// Serves each snapshot until a drain is over, or cuts everything when nobody can order one any more.
     pub(crate) async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, mut orders: mpsc::Receiver<Drain>) {
         let mut following = true;
         let mut drain: Option<Drain> = None;
+        let mut identity = self.site.identity.clone();
         loop {
             let stop = drain.as_ref().map(|drain| drain.since + drain.lame_duck.min(drain.deadline));
             tokio::select! {
@@ -122,6 +141,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
                     }
                     Err(_) => following = false,
                 },
+                () = changed(&mut identity), if self.has_served => {
+                    let snapshot = self.shared.load().snapshot.clone();
+                    self.serve(snapshot).await;
+                }
                 () = tokio::time::sleep(self.context.limits.bind_retry), if !self.failed.is_empty() => self.retry(),
             }
         }
@@ -149,6 +172,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
         self.tls = loaded.await.unwrap_or_default();
         let fresh = self.bind(&config);
         self.shared.store(config.clone());
+        self.has_served = true;
+        if let Some(capture) = &self.context.capture {
+            capture.swapped(&config);
+        }
         self.telemetry.config_served(config.version);
         for (bind, open) in &self.open {
             if let Some(port) = config.ports.get(bind).filter(|port| port.speech == open.speech) {
@@ -167,7 +194,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
     fn bind(&mut self, config: &Config) -> Vec<(Bind, Socket)> {
         self.failed.clear();
         let mut fresh = Vec::new();
-        for bind in config.ports.keys().filter(|bind| !self.open.contains_key(bind)) {
+        for (bind, _) in config.sockets().filter(|(bind, _)| !self.open.contains_key(bind)) {
             match Socket::bind(*bind) {
                 Ok(socket) => fresh.push((*bind, socket)),
                 Err(error) => {
@@ -233,8 +260,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
                 Speech::Tcp | Speech::Udp => Entrance::Stream,
             },
             proxy_protocol: port.proxy_protocol,
-            // The object's port, which is what its owner knows.
-            metrics: self.telemetry.port(&port.owner, port.dialled()),
+            metrics: port.metrics.clone(),
         }
     }
 
@@ -267,7 +293,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
     fn report(&self) {
         let config = self.shared.load();
         // One listener that cannot be had must not take the others out of service.
-        if config.ports.is_empty() || !self.open.is_empty() {
+        if (config.sockets().next().is_none() || !self.open.is_empty()) && !self.site.is_nobody() {
             self.context.readiness.advance(State::Ready);
         }
         self.telemetry.listeners(self.open.len(), self.failed.len());
@@ -287,7 +313,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
 
     /// Closes every address, waits for the connections, and cuts them at `deadline`.
     async fn finish(mut self, deadline: Instant) {
-        for (bind, open) in std::mem::take(&mut self.open) {
+        for (bind, open) in std::mem::take(&mut self.open).into_iter().chain(std::mem::take(&mut self.captured)) {
             let closing = open.closing.clone();
             open.end().await;
             self.closing.push((bind, closing));
@@ -307,7 +333,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
     }
 
     async fn cut(mut self) {
-        for (bind, open) in std::mem::take(&mut self.open) {
+        for (bind, open) in std::mem::take(&mut self.open).into_iter().chain(std::mem::take(&mut self.captured)) {
             open.closing.cut();
             open.accepting.abort();
             self.closing.push((bind, open.closing));
@@ -328,6 +354,17 @@ impl Open {
             let _ = self.accepting.await;
         }
     }
+}
+
+/// Waits for another certificate of our own; for ever if none can come.
+async fn changed(identity: &mut Option<watch::Receiver<Option<Arc<Certificate>>>>) {
+    if let Some(receiver) = identity {
+        if receiver.changed().await.is_ok() {
+            return;
+        }
+        *identity = None;
+    }
+    std::future::pending::<()>().await;
 }
 
 #[cfg(test)]

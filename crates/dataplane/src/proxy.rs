@@ -70,7 +70,10 @@ impl ProxyHttp for Proxy {
         ctx.begin(session, self.config.load_full(), &self.telemetry);
         match route::decide(session, ctx) {
             Ok(()) => route::prepare(session, ctx, &self.mirrors).await.map(|()| false),
-            Err(reply) => local_response::send(session, ctx, &reply, true).await.map(|()| true),
+            Err(reply) => {
+                ctx.attribute(&self.telemetry);
+                local_response::send(session, ctx, &reply, true).await.map(|()| true)
+            }
         }
     }
 

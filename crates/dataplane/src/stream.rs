@@ -1,6 +1,6 @@
 //! Connections without HTTP: TCP, TLS that is ended here, TLS that is passed on.
 
-mod connect;
+pub(crate) mod connect;
 pub(crate) mod route;
 mod splice;
 
@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use isthmus_routing::Protocol;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::balance::BackendState;
 use crate::config::{Bind, CompiledParent, Config, Port, Shared};
@@ -22,7 +23,8 @@ use crate::tls::accept::{Greeted, Taker, unrecognized};
 use crate::upstream::Caller;
 use connect::connect;
 use route::{Refused, draw};
-use splice::{Side, Splice, reset};
+use splice::Side;
+pub(crate) use splice::{Splice, reset};
 
 /// What all connections share.
 #[derive(Debug)]
@@ -44,8 +46,8 @@ pub(crate) struct Arrived {
 
 /// Whose connection it is.
 pub(crate) enum Client {
-    /// Any bytes.
-    Tcp(TcpStream),
+    /// Any bytes, of which these have been read.
+    Tcp(TcpStream, Vec<u8>),
     /// TLS, to be ended here or passed on.
     Tls(Box<Greeted>),
 }
@@ -68,7 +70,7 @@ impl Streams {
         let backend = decide(&config, &listener, &mut record);
         drop(config);
         record.metrics().began();
-        let mut cut = signals.cut.clone();
+        let mut cut = signals.cut;
         // Boxed, so that a connection does not carry the handshakes' state for all its life.
         let opening = Box::pin(self.open(arrived, (&here, &listener), backend, &mut record, port));
         let opened = tokio::select! {
@@ -76,14 +78,26 @@ impl Streams {
             () = raised(&mut cut) => Err(StreamEnd::DrainDeadline),
         };
         drop((here, listener));
+        self.carry(opened, record, port, cut).await;
+    }
+
+    /// Carries bytes between two open connections to their end, or does not if there are none, and tells of it. What `record` counts by
+    /// has been told that it began. `held` is kept while bytes are carried.
+    pub(crate) async fn carry<H>(
+        &self,
+        opened: Result<(Splice, H), StreamEnd>,
+        record: StreamRecord,
+        port: &PortMetrics,
+        mut cut: watch::Receiver<bool>,
+    ) {
         let (end, moved) = match opened {
             Err(end) => (end, (0, 0)),
-            Ok((mut splice, in_flight)) => {
+            Ok((mut splice, held)) => {
                 let end = tokio::select! {
                     end = splice.run(&self.limits, record.metrics()) => end,
                     () = raised(&mut cut) => StreamEnd::DrainDeadline,
                 };
-                drop(in_flight);
+                drop(held);
                 let moved = splice.moved();
                 let broken = match end {
                     StreamEnd::ClientReset => Some(Side::Client),
@@ -134,7 +148,7 @@ impl Streams {
             }
         };
         let (transport, first) = match client {
-            Client::Tcp(socket) => (Transport::Plain(socket), Vec::new()),
+            Client::Tcp(socket, read) => (Transport::Plain(socket), read),
             Client::Tls(greeted) => {
                 let Greeted { socket, name, taker, accepted, read } = *greeted;
                 match taker {
@@ -170,9 +184,17 @@ impl Streams {
 }
 
 impl Client {
+    /// As the access log has it.
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::Tcp(..) => Protocol::Tcp,
+            Self::Tls(_) => Protocol::Tls,
+        }
+    }
+
     fn server_name(&self) -> Option<&str> {
         match self {
-            Self::Tcp(_) => None,
+            Self::Tcp(..) => None,
             Self::Tls(greeted) => greeted.name.as_deref(),
         }
     }
@@ -181,7 +203,7 @@ impl Client {
     /// what is ended here must not go to a backend that is to get it under TLS.
     fn is_for(&self, port: &Port, listener: &CompiledParent) -> bool {
         match self {
-            Self::Tcp(_) => listener.source().protocol() == Protocol::Tcp,
+            Self::Tcp(..) => listener.source().takes_bytes(),
             Self::Tls(greeted) if listener.source().protocol() == Protocol::Tls => match &greeted.taker {
                 Taker::PassThrough => listener.source().is_passthrough(),
                 Taker::Http(ending) | Taker::Stream(ending) => port.is_of(ending.listener(), listener),
@@ -193,7 +215,7 @@ impl Client {
     /// Nobody takes it.
     async fn refuse(self, limits: &Limits) {
         match self {
-            Self::Tcp(socket) => reset(&socket),
+            Self::Tcp(socket, _) => reset(&socket),
             Self::Tls(greeted) => {
                 unrecognized(greeted.socket, greeted.name, limits).await;
             }
@@ -203,28 +225,17 @@ impl Client {
     /// Somebody would take it, and cannot.
     fn close(self) {
         match self {
-            Self::Tcp(socket) => reset(&socket),
+            Self::Tcp(socket, _) => reset(&socket),
             Self::Tls(greeted) => reset(&greeted.socket),
         }
     }
 }
 
 fn record(arrived: &Arrived, config: &Config, listener: &CompiledParent, server_name: Option<String>) -> StreamRecord {
-    StreamRecord {
-        started: arrived.started,
-        start_time: arrived.start_time,
-        protocol: listener.source().protocol().as_str(),
-        listener: listener.metrics().clone(),
-        rule: None,
-        backend: None,
-        endpoint: None,
-        attempts: 0,
-        server_name,
-        client_certificate: None,
-        client: arrived.addresses.peer,
-        local: arrived.addresses.local,
-        config_version: config.version,
-    }
+    let Arrived { client, addresses, started, start_time, .. } = arrived;
+    let ends = (addresses.peer, addresses.local);
+    let record = StreamRecord::new((*started, *start_time), listener.metrics().clone(), ends, config.version);
+    StreamRecord { protocol: client.protocol().as_str(), server_name, ..record }
 }
 
 /// Where it goes; the record learns of it.
@@ -243,7 +254,7 @@ fn fault(end: StreamEnd) -> Option<ConnectionFault> {
         StreamEnd::DrainDeadline => Some(ConnectionFault::DrainDeadline),
         StreamEnd::NoRoute => Some(ConnectionFault::NoRoute),
         StreamEnd::Invalid | StreamEnd::NoEndpoint => Some(ConnectionFault::NoBackend),
-        StreamEnd::Unreachable | StreamEnd::Certificate => Some(ConnectionFault::Connect),
+        StreamEnd::Unreachable | StreamEnd::Certificate | StreamEnd::NoIdentity => Some(ConnectionFault::Connect),
     }
 }
 

@@ -19,8 +19,8 @@ use isthmus_routing::{BackendKey, GatewayKey, RouteKey, Rule, Version};
 use crate::config::Owner;
 use crate::{Options, StartError};
 pub(crate) use flags::Flags;
-pub(crate) use metrics::connection::{ConnectionFault, ConnectionGuard, PortMetrics};
-pub(crate) use metrics::series::{ParentMetrics, RuleMetrics};
+pub(crate) use metrics::connection::{ConnectionFault, ConnectionGuard, PortMetrics, Way};
+pub(crate) use metrics::series::{Captured, ParentMetrics, RuleMetrics};
 pub(crate) use metrics::stream::{StreamEnd, StreamMetrics};
 pub(crate) use metrics::udp::{UdpDrop, UdpEnd, UdpMetrics};
 pub(crate) use stream::{StreamRecord, StreamSummary};
@@ -115,6 +115,11 @@ impl Telemetry {
         self.metrics.series.service(service)
     }
 
+    /// The same of connections that a sidecar takes and that are no Service's.
+    pub(crate) fn captured(&self, captured: Captured<'_>) -> Arc<ParentMetrics> {
+        self.metrics.series.captured(captured)
+    }
+
     /// The handle of requests to a Service without routes.
     pub(crate) fn direct(&self, parent: &Arc<ParentMetrics>, service: &BackendKey) -> Arc<RuleMetrics> {
         RuleMetrics::direct(parent, service)
@@ -129,6 +134,11 @@ impl Telemetry {
     /// The handle that counts the connections of a port.
     pub(crate) fn port(&self, owner: &Owner, port: u16) -> Arc<PortMetrics> {
         self.metrics.connections.port(owner, port)
+    }
+
+    /// The same of those that a sidecar takes on this port of its own and that are no Service's.
+    pub(crate) fn captured_port(&self, way: Way, port: u16) -> Arc<PortMetrics> {
+        self.metrics.connections.captured(way, port)
     }
 
     /// Tells of a request that is over; once for each request, whatever became of it. Never blocks.

@@ -1,4 +1,5 @@
-//! Connections to backends: TLS as BackendTLSPolicies have it, the Gateway's client certificate, the PROXY protocol.
+//! Connections to backends: TLS as BackendTLSPolicies have it, the Gateway's client certificate, mTLS with workloads of the mesh, the PROXY
+//! protocol.
 //!
 //! Streams are connected with a rustls configuration of ours ([`UpstreamTls::connect`]). HTTP goes through Pingora's connector, which verifies
 //! the chain of every connection and the hostname; for subjectAltNames see [`proof`]. Whatever decides which connection may be
@@ -17,12 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use isthmus_routing::{BackendKey, BackendValidation, Bundle, Hostname, ProxyProtocol, Roots, Snapshot};
+use isthmus_routing::{BackendKey, BackendValidation, Bundle, Identity, ProxyProtocol, Roots, Snapshot};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::{HttpPeer, PeerOptions};
 use rustls::client::Resumption;
-use rustls::client::danger::ServerCertVerifier as _;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::{ClientConfig, HandshakeKind};
 use rustls_pki_types::{ServerName, UnixTime};
@@ -31,28 +32,40 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::identity::{self, Trust};
 use crate::proxy::defaults;
 use crate::proxy_protocol::{self, Ends};
-use authorities::Authorities;
 use proof::{Leaf, Proofs};
 use verifier::Verifier;
 
 pub(crate) use announce::dial;
-pub(crate) use client_certificate::ClientCertificate;
+pub(crate) use authorities::Authorities;
+pub(crate) use client_certificate::{ClientCertificate, Unusable};
 
-/// How connections to one backend are encrypted and what its certificate has to fulfil.
+/// How connections to one backend, or to one workload, are encrypted and what its certificate has to fulfil.
 pub(crate) struct UpstreamTls {
-    validation: BackendValidation,
-    /// By the position of the reference; none: the snapshot does not hold it.
-    bundles: Vec<Option<Arc<Bundle>>>,
+    terms: Terms,
+    /// SNI.
+    server_name: String,
     id: u64,
-    verifier: Arc<Verifier>,
+    verifier: Arc<dyn ServerCertVerifier>,
     roots: Option<Arc<CaType>>,
     /// By the client certificate that is shown. Sessions are resumed within one of them and never across.
     configs: Mutex<Vec<(Option<u64>, Arc<ClientConfig>)>>,
     proofs: Proofs,
     /// When the log last said that a certificate is refused.
     complained: Mutex<Option<Instant>>,
+}
+
+/// Who asks for it.
+enum Terms {
+    Policy {
+        validation: BackendValidation,
+        /// By the position of the reference; none: the snapshot does not hold it.
+        bundles: Vec<Option<Arc<Bundle>>>,
+    },
+    /// It is a workload of the mesh.
+    Mesh(Arc<Trust>),
 }
 
 /// Why there is no connection.
@@ -63,7 +76,7 @@ pub(crate) enum UpstreamTlsError {
     Refused(String),
     /// The name cannot be asked for.
     #[error("`{0}` cannot be a server name")]
-    Name(Hostname),
+    Name(String),
     /// The backend is not there.
     #[error("the backend cannot be reached: {0}")]
     Unreachable(io::Error),
@@ -79,6 +92,16 @@ pub(crate) enum UpstreamTlsError {
     /// A connection has one certificate, and the next connection to the same address another.
     #[error("the backend shows several certificates, and this one has not been verified")]
     Changed,
+    /// The endpoint is a workload of the mesh, and we have nothing to show to it.
+    #[error(
+        "the endpoint is a workload of the mesh, and this proxy has no certificate of its own: see why the controller gives it none"
+    )]
+    NoIdentity,
+    /// What the PROXY protocol says would come before TLS, where a sidecar does not look for it.
+    #[error(
+        "the endpoint is a workload of the mesh, and HTTP with the PROXY protocol cannot be sent to one: exclude its port from the mesh"
+    )]
+    Announced,
 }
 
 impl UpstreamTlsError {
@@ -140,8 +163,7 @@ impl UpstreamTls {
     ) -> Arc<Self> {
         let bundles: Vec<_> = validation.roots.bundles().iter().map(|key| snapshot.bundles.get(key).cloned()).collect();
         if let Some(previous) = previous
-            && previous.validation == *validation
-            && previous.bundles == bundles
+            && previous.terms.are(validation, &bundles)
         {
             return previous.clone();
         }
@@ -155,8 +177,8 @@ impl UpstreamTls {
         let algorithms = PROVIDER.signature_verification_algorithms;
         Arc::new(Self {
             verifier: Arc::new(Verifier::new(authorities.store, validation.subject_alt_names.clone(), algorithms)),
-            validation: validation.clone(),
-            bundles,
+            server_name: validation.hostname.as_str().to_owned(),
+            terms: Terms::Policy { validation: validation.clone(), bundles },
             id: next_id(),
             roots: authorities.pingora,
             configs: Mutex::default(),
@@ -165,7 +187,26 @@ impl UpstreamTls {
         })
     }
 
-    /// Shakes hands with a backend; `client` is shown if it asks. After [`UpstreamTlsError::Outlived`] the next handshake is a full one. Takes as long as the backend does: the caller has a timeout.
+    /// For a workload of the mesh: TLS 1.3 only, each side shows a certificate, and no session is resumed.
+    pub(crate) fn of_identity(trust: &Arc<Trust>, identity: &Identity) -> Arc<Self> {
+        Arc::new(Self {
+            server_name: trust.server_name(identity),
+            id: next_id(),
+            verifier: trust.expecting(identity),
+            roots: trust.authorities().pingora.clone(),
+            terms: Terms::Mesh(trust.clone()),
+            configs: Mutex::default(),
+            proofs: Proofs::default(),
+            complained: Mutex::default(),
+        })
+    }
+
+    /// Whether it is for a workload of the mesh.
+    pub(crate) fn is_mesh(&self) -> bool {
+        matches!(self.terms, Terms::Mesh(_))
+    }
+
+    /// Shakes hands with a backend; `client` is shown if it asks, unless it is a workload of the mesh. After [`UpstreamTlsError::Outlived`] the next handshake is a full one. Takes as long as the backend does: the caller has a timeout.
     ///
     /// # Errors
     /// When the backend's certificate does not fulfil the policy, or there is no handshake.
@@ -174,7 +215,10 @@ impl UpstreamTls {
         stream: TcpStream,
         client: Option<&ClientCertificate>,
     ) -> Result<TlsStream<TcpStream>, UpstreamTlsError> {
-        let config = self.config(client);
+        if self.lacks_identity() {
+            return Err(UpstreamTlsError::NoIdentity);
+        }
+        let config = self.config(self.shown(client));
         let shaken = self.shake(config.clone(), stream).await;
         if matches!(shaken, Err(UpstreamTlsError::Outlived)) {
             // Its sessions go with it.
@@ -191,7 +235,7 @@ impl UpstreamTls {
 
     /// SNI.
     pub(crate) fn server_name(&self) -> &str {
-        self.validation.hostname.as_str()
+        &self.server_name
     }
 
     /// Whether a connection of Pingora's has to be asked for with [`UpstreamTls::admit`] before a request is sent on it.
@@ -199,7 +243,7 @@ impl UpstreamTls {
     /// > 3. If SubjectAltNames are specified, Hostname can be used for certificate selection
     /// >    but MUST NOT be used for authentication.
     pub(crate) fn needs_proof(&self) -> bool {
-        !self.validation.subject_alt_names.is_empty()
+        matches!(&self.terms, Terms::Policy { validation, .. } if !validation.subject_alt_names.is_empty())
     }
 
     /// Whether a connection of Pingora's, of which this is the digest, shows a certificate that fulfils the policy. Asks the endpoint if
@@ -219,8 +263,17 @@ impl UpstreamTls {
         self.proofs.admit(&leaf, (address, caller.certificate_id()), probe, within).await
     }
 
-    /// Why this endpoint was refused a moment ago.
-    pub(crate) fn recent_failure(&self, address: SocketAddr, caller: &Caller) -> Option<Arc<UpstreamTlsError>> {
+    /// Why this endpoint must not be asked, or was refused a moment ago.
+    pub(crate) fn failure(
+        &self,
+        address: SocketAddr,
+        (caller, version): (&Caller, Option<ProxyProtocol>),
+    ) -> Option<Arc<UpstreamTlsError>> {
+        match &self.terms {
+            Terms::Mesh(_) if self.lacks_identity() => return Some(Arc::new(UpstreamTlsError::NoIdentity)),
+            Terms::Mesh(_) if version.is_some() => return Some(Arc::new(UpstreamTlsError::Announced)),
+            _ => {}
+        }
         if self.needs_proof() { self.proofs.recent_failure(&(address, caller.certificate_id())) } else { None }
     }
 
@@ -229,7 +282,7 @@ impl UpstreamTls {
         let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
         if complained.is_none_or(|at| at.elapsed() >= COMPLAINTS) {
             *complained = Some(Instant::now());
-            tracing::warn!("the certificate of {address}, for `{}`, is refused: {fault}", self.validation.hostname);
+            tracing::warn!("the certificate of {address}, for `{}`, is refused: {fault}", self.server_name);
         }
     }
 
@@ -258,9 +311,9 @@ impl UpstreamTls {
     }
 
     async fn shake(&self, config: Arc<ClientConfig>, stream: TcpStream) -> Result<TlsStream<TcpStream>, UpstreamTlsError> {
-        let hostname = &self.validation.hostname;
-        let name = ServerName::try_from(hostname.as_str().to_owned()).map_err(|_| UpstreamTlsError::Name(hostname.clone()))?;
-        let stream = TlsConnector::from(config).connect(name.clone(), stream).await.map_err(explain)?;
+        let name =
+            ServerName::try_from(self.server_name.clone()).map_err(|_| UpstreamTlsError::Name(self.server_name.clone()))?;
+        let stream = TlsConnector::from(config).connect(name.clone(), stream).await.map_err(|error| self.explain(error))?;
         let session = stream.get_ref().1;
         if session.handshake_kind() == Some(HandshakeKind::Resumed) {
             // Rustls verifies none, and it may have expired since.
@@ -291,21 +344,60 @@ impl UpstreamTls {
     }
 
     fn make_config(&self, client: Option<&ClientCertificate>) -> ClientConfig {
+        let versions: &[&rustls::SupportedProtocolVersion] = match self.terms {
+            Terms::Policy { .. } => &[&rustls::version::TLS13, &rustls::version::TLS12],
+            Terms::Mesh(_) => &[&rustls::version::TLS13],
+        };
         let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .with_protocol_versions(versions)
             .expect("ring has suites for both versions")
             .dangerous()
             .with_custom_certificate_verifier(self.verifier.clone());
-        match client {
+        let mut config = match client {
             Some(client) => builder.with_client_cert_resolver(client.resolver()),
             None => builder.with_no_client_auth(),
+        };
+        if self.is_mesh() {
+            config.resumption = Resumption::disabled();
+        }
+        config
+    }
+
+    /// What a backend is shown on behalf of a client that comes with this.
+    fn shown<'s>(&'s self, client: Option<&'s ClientCertificate>) -> Option<&'s ClientCertificate> {
+        match &self.terms {
+            Terms::Policy { .. } => client,
+            Terms::Mesh(trust) => trust.shown().map(AsRef::as_ref),
+        }
+    }
+
+    fn lacks_identity(&self) -> bool {
+        matches!(&self.terms, Terms::Mesh(trust) if trust.shown().is_none())
+    }
+
+    fn explain(&self, error: io::Error) -> UpstreamTlsError {
+        let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match (&self.terms, fault) {
+            (Terms::Policy { .. }, Some(rustls::Error::InvalidCertificate(fault))) => {
+                UpstreamTlsError::Refused(verifier::reason(fault))
+            }
+            (Terms::Mesh(_), Some(fault @ rustls::Error::InvalidCertificate(_))) => {
+                UpstreamTlsError::Refused(identity::reason(fault))
+            }
+            _ => UpstreamTlsError::Handshake(error),
         }
     }
 }
 
 impl std::fmt::Debug for UpstreamTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UpstreamTls").field("validation", &self.validation).field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("UpstreamTls").field("server_name", &self.server_name).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Terms {
+    fn are(&self, wanted: &BackendValidation, held: &[Option<Arc<Bundle>>]) -> bool {
+        matches!(self, Self::Policy { validation, bundles } if validation == wanted && bundles == held)
     }
 }
 
@@ -317,7 +409,7 @@ pub(crate) fn personalise(
     caller: &Caller,
     kind: impl Hash,
 ) {
-    let certificate = caller.certificate.as_ref().filter(|_| tls.is_some());
+    let certificate = tls.and_then(|tls| tls.shown(caller.certificate()));
     peer.client_cert_key = certificate.map(|certificate| certificate.pingora());
     if let Some(version) = version {
         peer.options.custom_l4 = Some(Arc::new(announce::Announcing::new(caller.header(Some(version)))));
@@ -339,19 +431,12 @@ pub(crate) fn is_refusal(error: &pingora_error::Error) -> bool {
 /// Who writes policies or connects as a client cannot make two groups collide: the key is drawn when the process starts.
 static GROUPS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
+pub(crate) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
 
 /// A number that nothing else in this process has.
 fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Relaxed)
-}
-
-fn explain(error: io::Error) -> UpstreamTlsError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidCertificate(fault)) => UpstreamTlsError::Refused(verifier::reason(fault)),
-        _ => UpstreamTlsError::Handshake(error),
-    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! A proxy's end: the stream from the controller -> snapshots for the data plane, and its answers back.
 
 mod backoff;
+mod certificate;
 pub(crate) mod connect;
+mod file;
 mod held;
 mod session;
 mod staging;
 mod store;
+mod wanted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,17 +18,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_routing::snapshot::Models;
-use isthmus_routing::{Snapshot, Version};
+use isthmus_routing::{BackendKey, Certificate, Snapshot, Version};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Ping;
 
 use self::backoff::{Backoff, Complaints};
+use self::certificate::{Keeper, Requests};
 use self::connect::{ConnectError, Target};
 use self::held::Held;
 use self::session::{End, Session};
 use self::store::Store;
+use self::wanted::Wanted;
 
 /// How a proxy reaches its controller.
 #[derive(Debug, Clone)]
@@ -38,6 +43,11 @@ pub struct Options {
     pub token: PathBuf,
     /// A folder for the last good configuration, which holds private keys; none: a restarted proxy waits for the controller.
     pub store: Option<PathBuf>,
+    /// The Services whose routes are wanted; none: this is no sidecar. At most 4096 of them count.
+    pub calls: Option<watch::Receiver<BTreeSet<BackendKey>>>,
+    /// Where the certificate of this proxy's identity goes, with its key, which is made here; `None` when it has expired. It is asked for
+    /// while the configuration has a mesh, and stored like the configuration. None: no certificate is wanted.
+    pub certificate: Option<watch::Sender<Option<Arc<Certificate>>>>,
     /// The model versions that are announced.
     pub models: Models,
     /// Times and sizes.
@@ -53,7 +63,9 @@ pub struct Limits {
     pub message: usize,
     /// How long the data plane may take to serve a version before the controller is told that it does not.
     pub serve: Duration,
-    /// The longest wait before the second try to connect, which doubles from try to try; each wait is drawn evenly from what is allowed.
+    /// How long the controller may take to answer a request for a certificate before it is asked again.
+    pub answer: Duration,
+    /// The longest wait before the second try to connect, or to get a certificate, which doubles from try to try; each wait is drawn evenly from what is allowed.
     pub first_wait: Duration,
     /// The longest wait of all.
     pub longest_wait: Duration,
@@ -69,6 +81,7 @@ impl Default for Limits {
             connect: Duration::from_secs(15),
             message: 64 << 20,
             serve: Duration::from_secs(30),
+            answer: Duration::from_secs(15),
             first_wait: Duration::from_millis(100),
             longest_wait: Duration::from_secs(10),
             healthy: Duration::from_secs(10),
@@ -97,13 +110,37 @@ const LEADERLESS: Duration = Duration::from_secs(1);
 ///
 /// Ends when dropped: the stream breaks off, what was committed stays.
 pub async fn run(options: Options, snapshots: watch::Sender<Arc<Snapshot>>, outcomes: watch::Receiver<Outcome>) -> Infallible {
+    let Some(certificate) = options.certificate.clone() else { return follow(&options, snapshots, outcomes, None).await };
+    let (keeper, requests) = Keeper::new(certificate, snapshots.subscribe(), options.store.clone(), &options.limits);
+    tokio::select! {
+        never = keeper.run() => never,
+        never = follow(&options, snapshots, outcomes, Some(requests)) => never,
+    }
+}
+
+/// What is said besides answers, and outlives streams.
+#[derive(Debug)]
+struct Asks {
+    wanted: Wanted,
+    /// None: no certificate is wanted.
+    requests: Option<Requests>,
+}
+
+async fn follow(
+    options: &Options,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    outcomes: watch::Receiver<Outcome>,
+    requests: Option<Requests>,
+) -> Infallible {
     let store = options.store.clone().map(Store::open);
     let mut held = Held::new(snapshots, outcomes);
+    let mut asks = Asks { wanted: Wanted::new(options.calls.clone()), requests };
     if let Some(stored) = match &store {
         Some(store) => store.load().await,
         None => None,
     } {
         tracing::info!(version = %stored.version, "the last good configuration is served until the controller answers");
+        asks.wanted.store(stored.snapshot.services.keys());
         held.restore(stored).await;
     }
     let mut backoff = Backoff::new(&options.limits);
@@ -112,11 +149,12 @@ pub async fn run(options: Options, snapshots: watch::Sender<Arc<Snapshot>>, outc
     loop {
         let target = referrals.next(&options.controller);
         let opened = Instant::now();
-        let wait = match connect::open(&options, &target, held.hello(&options.models)).await {
+        let hello = held.hello(&options.models, asks.wanted.hello());
+        let wait = match connect::open(options, &target, hello).await {
             Ok(stream) => {
                 tracing::info!(%target, peer = %stream.peer, "connected to the controller");
                 complaints.forget();
-                let end = Session::new(stream, &mut held, store.as_ref(), &options.limits).run().await;
+                let end = Session::new(stream, &mut held, &mut asks, store.as_ref(), &options.limits).run().await;
                 let healthy = opened.elapsed() >= options.limits.healthy;
                 if healthy {
                     backoff.reset();

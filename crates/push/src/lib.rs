@@ -1,9 +1,13 @@
-//! A Gateway's snapshot in the controller -> the same snapshot in each of its proxies, and what became of it back.
+//! A Gateway's snapshot in the controller -> the same snapshot in each of its proxies, the mesh's -> its part in each sidecar, and what became
+//! of it back.
 //!
 //! A proxy ([`client`]) opens one long HTTP/2 stream over TLS to the controller ([`server`]), proves who it is with a token, and says what
 //! it holds. It is sent the items that differ and a commit with a version, swaps once, and acknowledges when its data plane has
 //! served that version. Versions are hashes of the content, so whoever leads sends the same ones, and a proxy that reconnects with
 //! nothing changed is sent nothing.
+//!
+//! A sidecar says on its stream which Services its workload calls, and gets what concerns these. A proxy that has an identity asks for its
+//! certificate there: the token has proven who it is, and its key stays with it.
 //!
 //! Messages are frames of JSON in both directions, see `frame` and `message`. A dead peer is noticed by HTTP/2's own pings.
 

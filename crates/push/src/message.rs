@@ -1,11 +1,11 @@
 //! What is said on the stream. A message is a JSON object with one member that names it; members and fields that are not known are passed
 //! over, so that either side may be newer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use isthmus_routing::Version;
 use isthmus_routing::snapshot::{Item, ModelVersion};
+use isthmus_routing::{BackendKey, Version};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -19,6 +19,10 @@ pub(crate) enum FromProxy {
     Ack(Ack),
     /// It goes on with what it served before.
     Nack(Nack),
+    /// The Services that its workload calls.
+    Subscribe(Subscribe),
+    /// It wants a certificate.
+    Csr(Csr),
 }
 
 /// Who a proxy is and what it has.
@@ -33,6 +37,26 @@ pub(crate) struct Hello {
     /// What it was sent at last and took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) held: Option<Held>,
+    /// As in [`Subscribe`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) calls: BTreeSet<BackendKey>,
+}
+
+/// Services that a sidecar subscribes to at most.
+pub(crate) const CALLS: usize = 4096;
+
+/// The Services that a sidecar's workload calls: all of them, in the place of those that it named before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Subscribe {
+    /// At most [`CALLS`].
+    pub(crate) services: BTreeSet<BackendKey>,
+}
+
+/// A request for a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Csr {
+    /// PKCS #10, as PEM.
+    pub(crate) csr: String,
 }
 
 /// What a proxy was sent at last and took.
@@ -73,6 +97,8 @@ pub(crate) struct ReadFromProxy {
     pub(crate) hello: Option<Hello>,
     pub(crate) ack: Option<Ack>,
     pub(crate) nack: Option<Nack>,
+    pub(crate) subscribe: Option<Subscribe>,
+    pub(crate) csr: Option<Csr>,
 }
 
 /// To a proxy.
@@ -104,6 +130,16 @@ pub(crate) enum ToProxy<'i> {
     },
     /// Open a new stream, with a fresh token.
     Renew {},
+    /// What the last request for a certificate has brought.
+    Certificate {
+        /// As PEM, the leaf first.
+        chain: String,
+    },
+    /// The last request for a certificate has brought none.
+    Denied {
+        /// In words for people.
+        reason: String,
+    },
 }
 
 /// What a stream is spoken in.
@@ -126,6 +162,8 @@ pub(crate) struct ReadToProxy<'b> {
     pub(crate) commit: Option<ReadCommit>,
     pub(crate) refer: Option<ReadRefer>,
     pub(crate) renew: Option<Nothing>,
+    pub(crate) certificate: Option<ReadCertificate>,
+    pub(crate) denied: Option<ReadDenied>,
 }
 
 /// A message without content.
@@ -154,6 +192,16 @@ pub(crate) struct ReadCommit {
 pub(crate) struct ReadRefer {
     #[serde(default)]
     pub(crate) address: Option<SocketAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ReadCertificate {
+    pub(crate) chain: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ReadDenied {
+    pub(crate) reason: String,
 }
 
 fn put<S: serde::Serializer>(item: &&Item, serializer: S) -> Result<S::Ok, S::Error> {
@@ -189,6 +237,8 @@ mod tests {
             (ToProxy::Refer { address: None }, r#"{"refer":{}}"#.to_owned()),
             (ToProxy::Refer { address: Some(([10, 0, 0, 1], 1).into()) }, r#"{"refer":{"address":"10.0.0.1:1"}}"#.to_owned()),
             (ToProxy::Renew {}, r#"{"renew":{}}"#.to_owned()),
+            (ToProxy::Certificate { chain: "c".to_owned() }, r#"{"certificate":{"chain":"c"}}"#.to_owned()),
+            (ToProxy::Denied { reason: "why".to_owned() }, r#"{"denied":{"reason":"why"}}"#.to_owned()),
         ];
         for (message, text) in to_proxy {
             assert_eq!(serde_json::to_string(&message).unwrap(), text);
@@ -196,8 +246,17 @@ mod tests {
         }
         let ack = Ack { version, faults: BTreeMap::new(), unknown: Vec::new() };
         let held = Some(Held { version, served: Some(ack.clone()) });
-        let hello = Hello { oldest: ModelVersion(1), newest: ModelVersion(2), package: "1.2.3".to_owned(), held };
+        let calls = BTreeSet::new();
+        let hello = Hello { oldest: ModelVersion(1), newest: ModelVersion(2), package: "1.2.3".to_owned(), held, calls };
+        let calls: BTreeSet<BackendKey> = ["Service/a/b:80".parse().unwrap()].into();
+        let sidecar = Hello { held: None, calls: calls.clone(), ..hello.clone() };
         let from_proxy = [
+            (
+                FromProxy::Hello(sidecar),
+                r#"{"hello":{"oldest":1,"newest":2,"package":"1.2.3","calls":["Service/a/b:80"]}}"#.to_owned(),
+            ),
+            (FromProxy::Subscribe(Subscribe { services: calls }), r#"{"subscribe":{"services":["Service/a/b:80"]}}"#.to_owned()),
+            (FromProxy::Csr(Csr { csr: "r".to_owned() }), r#"{"csr":{"csr":"r"}}"#.to_owned()),
             (
                 FromProxy::Hello(hello),
                 format!(

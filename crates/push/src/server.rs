@@ -1,13 +1,17 @@
-//! The controller's end: snapshots of Gateways -> each proxy's own, and what the proxies say of them.
+//! The controller's end: snapshots of Gateways and of the mesh -> each proxy's own part, and what the proxies say of them. Certificates for
+//! workloads are asked for and handed out on the same streams.
 
 mod accept;
 mod admit;
+mod parts;
 mod published;
 mod registry;
 mod session;
+mod sign;
 mod strangers;
+mod unanswered;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +19,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use isthmus_routing::snapshot::{Lacking, ModelVersion, Models};
-use isthmus_routing::{Certificate, GatewayKey, Snapshot, Version};
+use isthmus_routing::{BackendKey, Certificate, GatewayKey, Identity, Inbound, Snapshot, Version};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -33,6 +37,8 @@ pub struct Options {
     pub tls: watch::Receiver<Arc<Certificate>>,
     /// Who may connect.
     pub authenticate: Authenticate,
+    /// Makes certificates of workloads.
+    pub sign: Sign,
     /// Whether it accepts streams.
     pub role: watch::Receiver<Role>,
     /// The model versions that it can write for.
@@ -42,18 +48,86 @@ pub struct Options {
 }
 
 /// A bearer token -> whose it is. May take its time; it is cut after [`Limits::admission`].
-pub type Authenticate = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Identity, Denied>> + Send + Sync>;
+pub type Authenticate = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Peer, Denied>> + Send + Sync>;
+
+/// A workload's identity, and a request for a certificate (PKCS #10 as PEM) of which nothing but the public key counts -> a chain as PEM, the
+/// leaf first. May take its time; it is cut after [`Limits::sign`].
+pub type Sign = Arc<dyn Fn(Identity, String) -> BoxFuture<'static, Result<String, Denied>> + Send + Sync>;
 
 /// Who a proxy is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The Gateway whose snapshot it gets, and no other.
-    pub gateway: GatewayKey,
-    /// Its pod; a new stream of a pod takes the place of its old one.
+pub struct Peer {
+    /// What it serves.
+    pub subject: Subject,
+    /// Its pod, of the namespace of its identity; a new stream of a pod takes the place of its old one.
     pub pod: String,
 }
 
-/// Why a token is not taken. The text is the answer's, so it names nothing secret.
+/// What a proxy serves, and with whose identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// The traffic that enters by a Gateway.
+    Gateway {
+        /// The Gateway whose snapshot it gets, and no other.
+        gateway: GatewayKey,
+        /// As whom it calls workloads.
+        identity: Identity,
+    },
+    /// What a workload calls, and what calls it.
+    Workload {
+        /// The workload's.
+        identity: Identity,
+    },
+}
+
+impl Subject {
+    /// As whom it calls.
+    pub fn identity(&self) -> &Identity {
+        match self {
+            Self::Gateway { identity, .. } | Self::Workload { identity } => identity,
+        }
+    }
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.subject {
+            Subject::Gateway { gateway, .. } => write!(f, "{} of {gateway}", self.pod),
+            Subject::Workload { identity } => write!(f, "{} of {identity}", self.pod),
+        }
+    }
+}
+
+/// What is to be served.
+#[derive(Debug, Clone, Default)]
+pub struct Publication {
+    /// Each Gateway's own. One that is left out is not served: its proxies keep what they have.
+    pub gateways: BTreeMap<GatewayKey, Arc<Snapshot>>,
+    /// The mesh; none: sidecars keep what they have.
+    pub mesh: Option<MeshPublication>,
+}
+
+/// The mesh. A sidecar gets what [`Snapshot::of_workload`] makes of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MeshPublication {
+    /// Everything that a sidecar may get a part of; the rest is passed over.
+    pub snapshot: Arc<Snapshot>,
+    /// What workloads ask of their callers, by namespace and name of the pod.
+    pub inbound: BTreeMap<(String, String), Arc<Inbound>>,
+    /// The same for a pod that is not there, because nobody has seen it yet.
+    pub unseen: Arc<Inbound>,
+}
+
+/// The names of what was published.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// For each Gateway what [`Proxy::acked`] is to become.
+    pub gateways: BTreeMap<GatewayKey, Version>,
+    /// What [`Sidecar::acked`] is to become: a number that grows with each publication whose mesh is another one. 0: there was none yet.
+    pub mesh: u64,
+}
+
+/// Why a token is not taken, or a certificate not given. The text is the answer's, so it names nothing secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// The token proves nothing (401).
@@ -104,6 +178,10 @@ pub struct Limits {
     pub unanswered: usize,
     /// When a proxy that says nothing is dead.
     pub ping: Ping,
+    /// How long the making of a certificate may take; then the proxy is told that there is none.
+    pub sign: Duration,
+    /// How soon after a request for a certificate a stream's next one is looked at.
+    pub sign_every: Duration,
     /// How long a stream may live, less up to a tenth by chance; then the proxy has to prove again who it is.
     pub age: Duration,
 }
@@ -122,6 +200,8 @@ impl Default for Limits {
             write: Duration::from_secs(30),
             unanswered: 32,
             ping: Ping::default(),
+            sign: Duration::from_secs(10),
+            sign_every: Duration::from_secs(1),
             age: Duration::from_secs(3600),
         }
     }
@@ -149,6 +229,27 @@ pub struct Proxy {
     pub lacking: Lacking,
 }
 
+/// The connected sidecars, by namespace and name of the pod.
+pub type Sidecars = BTreeMap<(String, String), Sidecar>;
+
+/// A connected sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sidecar {
+    /// Its release.
+    pub package: String,
+    /// What it is spoken to in.
+    pub model: ModelVersion,
+    /// The newest publication of which its data plane serves its part: also one that has changed nothing of that part. See
+    /// [`Versions::mesh`].
+    pub acked: Option<u64>,
+    /// The publication of which it refused its part after that, and why; it goes on with `acked`.
+    pub nack: Option<(u64, String)>,
+    /// The Services whose routes it wants. What it was not given yet it does not serve: calls wait for it.
+    pub calls: Arc<BTreeSet<BackendKey>>,
+    /// Rules that its model cannot run, which answer 500 there: as of what it was sent at last.
+    pub lacking: Lacking,
+}
+
 /// What happened since the start; all but `connected` only grow.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -172,6 +273,10 @@ pub struct Counts {
     pub cut: AtomicU64,
     /// Streams that ended because the proxy did not read.
     pub slow: AtomicU64,
+    /// Certificates of workloads that were handed out.
+    pub certificates: AtomicU64,
+    /// Requests for one that were answered with a reason why not.
+    pub certificates_denied: AtomicU64,
 }
 
 /// Why a server did not start.
@@ -191,7 +296,7 @@ pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
     published: watch::Sender<Option<Published>>,
-    accepting: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 /// What all connections share.
@@ -224,7 +329,8 @@ impl Server {
             options,
         });
         let accepting = tokio::spawn(accept::run(listener, accept::Acceptor::new(&shared)?, shared.clone()));
-        Ok(Self { shared, address, published, accepting })
+        let telling = tokio::spawn(shared.registry.clone().tell());
+        Ok(Self { shared, address, published, tasks: [accepting, telling] })
     }
 
     /// Where it listens.
@@ -232,12 +338,11 @@ impl Server {
         self.address
     }
 
-    /// Sends every Gateway's proxies what has changed, and says which version each Gateway has now: the one that
-    /// [`Proxy::acked`] is to become. Takes the place of all that was published before; a Gateway that is left out is not served, and
-    /// its proxies keep what they have. A snapshot that is the one before, by pointer or by value, costs nothing; another one is
-    /// hashed here.
-    pub fn publish(&self, snapshots: BTreeMap<GatewayKey, Arc<Snapshot>>) -> BTreeMap<GatewayKey, Version> {
-        let next = Published::new(snapshots, self.published.borrow().as_ref());
+    /// Sends every proxy what has changed of its part, and says how the proxies will call what is published here. Takes the place of all that
+    /// was published before. A snapshot that is the one before, by pointer or by value, costs nothing; another one of a Gateway is
+    /// hashed here, and of another mesh only what all sidecars hold.
+    pub fn publish(&self, publication: Publication) -> Versions {
+        let next = Published::new(publication, self.published.borrow().as_ref());
         let versions = next.versions();
         self.published.send_if_modified(|published| {
             let changed = published.as_ref().is_none_or(|published| !published.is_same(&next));
@@ -249,9 +354,14 @@ impl Server {
         versions
     }
 
-    /// The connected proxies; changes with every connection, answer and end.
+    /// The connected proxies of Gateways; changes with every connection, answer and end.
     pub fn proxies(&self) -> watch::Receiver<Arc<Proxies>> {
         self.shared.registry.proxies()
+    }
+
+    /// The connected sidecars; changes soon after connections, answers and ends, many of them at once.
+    pub fn sidecars(&self) -> watch::Receiver<Arc<Sidecars>> {
+        self.shared.registry.sidecars()
     }
 
     /// What happened since the start.
@@ -263,7 +373,7 @@ impl Server {
 impl Drop for Server {
     /// Streams end because nothing will be published any more.
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -1,13 +1,15 @@
 //! Servers and proxies over real sockets. The data plane is a task that serves whatever it is given.
 
+mod certificate;
 mod hostile;
+pub(crate) mod mesh;
 mod model;
 mod roles;
 mod scripted;
 mod stream;
 mod trust;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -19,8 +21,8 @@ use isthmus_routing::filter::{Filter, Rewrite};
 use isthmus_routing::matching::{HttpMatch, PathMatch};
 use isthmus_routing::snapshot::{ModelVersion, Models};
 use isthmus_routing::{
-    Attachment, Backend, Certificate, Endpoint, Gateway, GatewayKey, Listener, Matches, Protocol, Route, Rule, Snapshot, Target,
-    Timeouts, Version, WeightedBackend,
+    Attachment, Backend, Certificate, Endpoint, Gateway, GatewayKey, Identity, Listener, Matches, Protocol, Route, Rule,
+    Snapshot, Target, Timeouts, Version, WeightedBackend,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::net::TcpListener;
@@ -28,7 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::client::{self, Outcome};
-use crate::server::{self, Denied, Identity, Proxy, Role, Server};
+use crate::server::{self, Denied, Peer, Proxy, Publication, Role, Server, Subject};
 use crate::{SERVER_NAME, client::Limits as ClientLimits, server::Limits as ServerLimits};
 
 /// Longer than anything takes here, shorter than anybody waits.
@@ -36,6 +38,18 @@ const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) fn edge() -> GatewayKey {
     "Gateway/infra/edge".parse().unwrap()
+}
+
+/// A pod of [`edge`].
+pub(crate) fn peer(pod: &str) -> Peer {
+    let identity = Identity { namespace: "infra".to_owned(), account: "edge".to_owned() };
+    Peer { subject: Subject::Gateway { gateway: edge(), identity }, pod: pod.to_owned() }
+}
+
+/// A pod whose ServiceAccount is `app` of this namespace.
+pub(crate) fn workload(namespace: &str, pod: &str) -> Peer {
+    let identity = Identity { namespace: namespace.to_owned(), account: "app".to_owned() };
+    Peer { subject: Subject::Workload { identity }, pod: pod.to_owned() }
 }
 
 /// A Gateway with a route of two rules, the second with a rewrite, to an endpoint on port `n`.
@@ -105,6 +119,20 @@ impl Drop for Folder {
     }
 }
 
+/// A certificate of `ServiceAccount/shop/app` for a public key, which began ten minutes ago, signed by nobody in particular.
+pub(crate) fn issued(key: &impl rcgen::PublicKeyData, life: Duration) -> String {
+    issued_to("spiffe://cluster.local/ns/shop/sa/app", key, life)
+}
+
+fn issued_to(uri: &str, key: &impl rcgen::PublicKeyData, life: Duration) -> String {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+    let now = std::time::SystemTime::now();
+    params.not_before = (now - Duration::from_secs(600)).into();
+    params.not_after = (now + life).into();
+    params.signed_by(key, &Authority::new().issuer).unwrap().pem()
+}
+
 /// A CA.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -127,6 +155,11 @@ impl Authority {
     }
 }
 
+/// There is no authority.
+fn refuse() -> server::Sign {
+    Arc::new(|_, _| Box::pin(std::future::ready(Err(Denied::Unavailable("there is no authority".to_owned())))))
+}
+
 /// A controller.
 struct Bed {
     server: Server,
@@ -135,10 +168,14 @@ struct Bed {
     authority: Arc<Authority>,
 }
 
-/// The token `good POD` is that of a proxy of [`edge`].
-fn authenticate(token: &str) -> Result<Identity, Denied> {
+/// The token `good POD` is that of a proxy of [`edge`], `workload NAMESPACE/POD` that of a sidecar.
+fn authenticate(token: &str) -> Result<Peer, Denied> {
     match token.split_once(' ') {
-        Some(("good", pod)) => Ok(Identity { gateway: edge(), pod: pod.to_owned() }),
+        Some(("good", pod)) => Ok(peer(pod)),
+        Some(("workload", pod)) => {
+            let (namespace, pod) = pod.split_once('/').unwrap();
+            Ok(workload(namespace, pod))
+        }
         Some(("stranger", _)) => Err(Denied::Forbidden("this pod is no proxy".to_owned())),
         Some(("early", _)) => Err(Denied::Unavailable("the API server does not answer".to_owned())),
         _ => Err(Denied::Unauthorized("this token is not valid".to_owned())),
@@ -151,17 +188,25 @@ impl Bed {
     }
 
     async fn with(limits: ServerLimits, models: Models, authority: Arc<Authority>) -> Self {
+        Self::signing(limits, models, authority, refuse()).await
+    }
+
+    async fn signing(limits: ServerLimits, models: Models, authority: Arc<Authority>, sign: server::Sign) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let (tls, tls_seen) = watch::channel(authority.issue(SERVER_NAME));
         let (role, role_seen) = watch::channel(Role::Leader);
         let authenticate: server::Authenticate = Arc::new(|token| Box::pin(async move { authenticate(&token) }));
-        let options = server::Options { tls: tls_seen, authenticate, role: role_seen, models, limits };
+        let options = server::Options { tls: tls_seen, authenticate, sign, role: role_seen, models, limits };
         Self { server: Server::start(listener, options).unwrap(), tls, role, authority }
     }
 
     fn publish(&self, snapshot: &Snapshot) -> Version {
         let snapshot = Arc::new(snapshot.clone());
-        self.server.publish([(edge(), snapshot)].into())[&edge()]
+        self.gateways([(edge(), snapshot)].into())[&edge()]
+    }
+
+    fn gateways(&self, gateways: BTreeMap<GatewayKey, Arc<Snapshot>>) -> BTreeMap<GatewayKey, Version> {
+        self.server.publish(Publication { gateways, mesh: None }).gateways
     }
 
     fn proxy(&self, pod: &str) -> ProxyBed {
@@ -232,6 +277,8 @@ impl ProxyBed {
             ca: ca_file,
             token: token_file,
             store: Some(folder.path().to_owned()),
+            calls: None,
+            certificate: None,
             models: Models::default(),
             limits,
         };

@@ -28,6 +28,10 @@ pub struct Gateway {
     /// [`crate::Snapshot::keeping`]. They are off until then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps_clients: bool,
+    /// Whether a request that a rule leads to a Service with routes is decided by those as well, once, as a call of a client in the
+    /// Gateway's namespace. Else a backendRef means the Service's endpoints.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub service_routes: bool,
 }
 
 fn is_zero(number: &u8) -> bool {

@@ -147,6 +147,16 @@ pub struct MeshedPod {
     pub plain_ports: Vec<u16>,
 }
 
+impl MeshedPod {
+    /// The port of every sidecar itself (metrics and probes), of which it does not take what comes in either.
+    pub const ADMIN_PORT: u16 = 15423;
+
+    /// Whether a port is called as if there were no sidecar.
+    pub fn is_plain(&self, port: u16) -> bool {
+        port == Self::ADMIN_PORT || self.plain_ports.binary_search(&port).is_ok()
+    }
+}
+
 /// What of a Service every sidecar knows, called or not: whether an address is a Service's is asked of nobody.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frontend {
@@ -290,6 +300,14 @@ mod tests {
         for text in ["", "a", "a/", "/b", "a/b/c"] {
             assert!(text.parse::<FrontendKey>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn some_ports_are_called_as_if_there_were_no_sidecar() {
+        let pod = MeshedPod { plain_ports: vec![22, 443] };
+        let plain = [22, 80, 443, 15_422, 15_423].map(|port| pod.is_plain(port));
+        assert_eq!(plain, [true, false, true, false, true]);
+        assert!(MeshedPod::default().is_plain(MeshedPod::ADMIN_PORT));
     }
 
     #[test]

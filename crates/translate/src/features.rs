@@ -1,4 +1,4 @@
-//! The one list of what Isthmus can do, as `GatewayClass.status.supportedFeatures` publishes it.
+//! The one list of what Isthmus can do, as `supportedFeatures` in the statuses of GatewayClasses and XMeshes publishes it.
 
 use isthmus_api::status::SupportedFeature;
 
@@ -60,18 +60,44 @@ pub const SUPPORTED: &[&str] = &[
     "UDPRoute",
 ];
 
+/// Every feature of the mesh in Gateway API v1.7.0 that holds, sorted. The features of the kinds of routes that they are about are not among
+/// them: those are a Gateway's, and the conformance suite passes them over in the status of an XMesh.
+pub const MESH: &[&str] = &[
+    "Mesh",
+    "MeshClusterIPMatching",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteNamedRouteRule",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteRedirectPort",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
+];
+
 /// [`SUPPORTED`] as a status has it.
 pub(crate) fn supported() -> Vec<SupportedFeature> {
-    SUPPORTED.iter().map(|name| SupportedFeature { name: (*name).to_owned() }).collect()
+    listed(SUPPORTED)
+}
+
+/// [`MESH`] as a status has it.
+pub(crate) fn of_mesh() -> Vec<SupportedFeature> {
+    listed(MESH)
+}
+
+fn listed(names: &[&str]) -> Vec<SupportedFeature> {
+    names.iter().map(|name| SupportedFeature { name: (*name).to_owned() }).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::SUPPORTED;
+    use super::{MESH, SUPPORTED};
 
     #[test]
     fn features_are_sorted_and_fit_the_status() {
-        assert!(SUPPORTED.is_sorted_by(|a, b| a < b));
-        assert!(SUPPORTED.len() <= 64, "`supportedFeatures` takes at most 64 items");
+        for list in [SUPPORTED, MESH] {
+            assert!(list.is_sorted_by(|a, b| a < b));
+            assert!(list.len() <= 64, "`supportedFeatures` takes at most 64 items");
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! Mutated objects: nothing panics, everything is repeatable, and neighbours stay as they are.
 
 use isthmus_api::{Objects, decode};
-use isthmus_routing::{Attachment, Listener, RouteKey, RouteKind, Snapshot};
+use isthmus_routing::{Attachment, Listener, MtlsMode, RouteKey, RouteKind, Snapshot};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::graph::listener::kinds;
-use crate::testing::{authority, base, bundle, edge, gateway_with, mesh_options, object, options, route, secret};
-use crate::{Translation, translate};
+use crate::testing::{authority, base, bundle, edge, gateway_with, mesh_options, object, options, pod, route, secret};
+use crate::{MESH_CONTROLLER_NAME, Translation, translate};
 
 /// One change: which object, the way down into it, and what is put there (none: it is dropped).
 #[derive(Debug, Clone)]
@@ -61,6 +61,11 @@ fn odd() -> impl Strategy<Value = Option<Value>> {
         "URI",
         "AllowInsecureFallback",
         "isthmus.dev/min-version",
+        "10.0.0.2",
+        "strict",
+        "permissive",
+        "80=permissive",
+        "Succeeded",
     ];
     let mut values: Vec<_> = texts.iter().map(|text| Some(Value::from(*text))).collect();
     values.extend([json!(null), json!(true), json!([]), json!({}), json!([[]]), json!("x".repeat(5000))].map(Some));
@@ -245,8 +250,23 @@ fn world() -> Vec<Value> {
         of_service("GRPCRoute", "calls", "other", ("back", 8080)),
         bundle("shop", "ca", Some(&authority())),
         policy(),
+        json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": {"isthmus.dev/mtls": "permissive"}},
+        }),
+        pod(("shop", "front-1"), "front", 1, &sidecar("8080=strict,9090=permissive"), &["10.0.0.1", "fd00::1"]),
+        pod(("other", "back-1"), "back", 2, &sidecar("strict"), &["10.0.0.2"]),
+        pod(("other", "plain-1"), "plain", 3, &json!({}), &["10.0.0.3"]),
+        json!({
+            "apiVersion": "gateway.networking.x-k8s.io/v1alpha1", "kind": "XMesh", "metadata": {"name": "mesh", "generation": 2},
+            "spec": {"controllerName": MESH_CONTROLLER_NAME},
+        }),
     ]);
     world
+}
+
+/// Annotations of a pod that has one.
+fn sidecar(ports: &str) -> Value {
+    json!({"isthmus.dev/injected": "0.1.0", "isthmus.dev/mtls-ports": ports, "isthmus.dev/exclude-inbound-ports": "22,443"})
 }
 
 /// Of a route of connections or datagrams.
@@ -316,6 +336,8 @@ fn the_world_is_whole() {
         (1, 7, 3, 2)
     );
     assert_eq!((snapshot.services.len(), snapshot.service_routes.len()), (2, 3));
+    assert_eq!((snapshot.workloads.len(), snapshot.frontends.len(), translation.inbound.len()), (2, 1, 2));
+    assert_eq!(translation.statuses.x_meshes.len(), 1);
     let statuses = &translation.statuses;
     let streams = statuses.tls_routes.values().chain(statuses.tcp_routes.values()).chain(statuses.udp_routes.values());
     let routes = statuses.http_routes.values().chain(statuses.grpc_routes.values()).chain(streams);
@@ -387,6 +409,48 @@ proptest! {
         prop_assert!(snapshot.backends[&front].tls.is_some());
         for listener in snapshot.gateways[&edge()].listeners.iter().filter(|listener| listener.protocol.is_tls() && !listener.passthrough) {
             prop_assert!(listener.client_validation.as_ref().is_some_and(|validation| !validation.authorities.is_empty()));
+        }
+    }
+
+    #[test]
+    fn a_pod_changes_nothing_but_where_workloads_are(mutations in mutations()) {
+        thread_local!(static WORLD: Vec<Value> = world());
+        let mut list = WORLD.with(Clone::clone);
+        let before = translate(&objects(&list), &mesh_options());
+        for Mutation { object, way, odd } in &mutations {
+            let pods: Vec<usize> = (0..list.len()).filter(|at| list[*at]["kind"] == "Pod").collect();
+            prop_assume!(!pods.is_empty());
+            mutate(&mut list[pods[object % pods.len()]], way, odd.as_ref());
+        }
+        let after = translate(&objects(&list), &mesh_options());
+        let changes = after.snapshot.changes(&before.snapshot);
+        let changed = changes.puts.iter().map(isthmus_routing::Item::key).chain(changes.removes);
+        for key in changed {
+            prop_assert!(matches!(key, isthmus_routing::ItemKey::Workloads(_)), "{key}");
+        }
+        prop_assert_eq!(&after.statuses.http_routes, &before.statuses.http_routes);
+        prop_assert_eq!(&after.statuses.gateways, &before.statuses.gateways);
+        let places: Vec<_> = after.snapshot.workloads.values().flat_map(|workloads| workloads.pods.keys()).collect();
+        let each: std::collections::BTreeSet<_> = places.iter().collect();
+        prop_assert_eq!(each.len(), places.len(), "each address is somebody's once");
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_an_annotation_permits_nothing(
+        parts in prop::collection::vec(prop::sample::select(vec!["80", "443", "=", ",", "strict", "permissive", " ", "x", "0", ";"]), 0..9),
+        mode in prop::sample::select(vec!["strict", "permissive", "Strict", "", "off"]),
+    ) {
+        let text = parts.concat();
+        let annotations = json!({"isthmus.dev/injected": "0.1.0", "isthmus.dev/mtls": mode, "isthmus.dev/mtls-ports": text});
+        let list = [pod(("shop", "a"), "a", 1, &annotations, &[])];
+        let translation = translate(&objects(&list), &mesh_options());
+        let inbound = translation.inbound.values().next().expect("it has a sidecar");
+        for port in [80, 443, 8080] {
+            let named = format!("{port}=permissive");
+            let permitted = mode == "permissive" || text.replace(' ', "").contains(&named);
+            prop_assert!(permitted || inbound.mode_of(port) == MtlsMode::Strict, "{port} of `{mode}` `{text}`");
+            let asked = text.replace(' ', "").split(',').any(|entry| entry == format!("{port}=strict") || entry == port.to_string());
+            prop_assert!(!asked || inbound.mode_of(port) == MtlsMode::Strict, "{port} of `{mode}` `{text}`");
         }
     }
 

@@ -15,10 +15,13 @@ mod hostname_index;
 pub(crate) mod listener;
 pub(crate) mod listener_set;
 mod parameters;
+pub(crate) mod pod;
 mod reference_grant;
 pub(crate) mod route;
 pub(crate) mod service;
+mod spoken;
 mod tls_options;
+pub(crate) mod x_mesh;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +30,7 @@ use std::sync::Arc;
 use isthmus_api::shared::RouteView;
 use isthmus_api::{NamespacedName, ObjectRef, Objects};
 use isthmus_routing::{
-    BackendKey, BackendTls, Bundle, BundleKey, Certificate, CertificateKey, GatewayKey, RouteKey, ServiceParent, Transport,
+    BackendKey, BackendTls, Bundle, BundleKey, Certificate, CertificateKey, GatewayKey, Mesh, RouteKey, ServiceParent, Transport,
 };
 
 use attachment::{AttachmentFault, NamespaceLabels, Parents};
@@ -40,10 +43,12 @@ pub(crate) use endpoint::Services;
 use gateway::GatewayNode;
 use gateway_class::GatewayClassNode;
 use listener_set::ListenerSetNode;
+use pod::Pods;
 use reference_grant::ReferenceGrants;
 use route::RouteNode;
+use x_mesh::XMeshNode;
 
-use crate::{Options, Proof};
+use crate::{Audience, Options, Proof, ServiceProof};
 
 /// Everything that is ours, resolved and judged.
 #[derive(Debug)]
@@ -60,6 +65,12 @@ pub(crate) struct Graph<'a> {
     pub(crate) services: Services<'a>,
     /// Service ports that clients in the mesh call; empty where there is no mesh.
     pub(crate) service_parents: BTreeMap<BackendKey, ServiceParent>,
+    /// Whose certificates workloads take from each other; none: nobody is in a mesh.
+    pub(crate) authority: Option<&'a Arc<Mesh>>,
+    /// Empty where there is no mesh.
+    pub(crate) pods: Pods<'a>,
+    /// Empty where there is no mesh.
+    pub(crate) x_meshes: BTreeMap<&'a str, XMeshNode>,
     /// Certificates whose content cannot be read now: a proxy goes on with what it holds.
     pub(crate) kept: BTreeSet<CertificateKey>,
     /// The same of bundles.
@@ -72,6 +83,8 @@ pub(crate) struct Graph<'a> {
     pub(crate) references: BTreeSet<ObjectRef>,
     /// What proxies have acknowledged, if they are asked.
     pub(crate) proof: Option<&'a BTreeMap<GatewayKey, Proof>>,
+    /// What sidecars have, if they are asked.
+    pub(crate) service_proof: Option<&'a BTreeMap<Audience, ServiceProof>>,
     /// Why the version of the CRDs is not supported.
     pub(crate) unsupported_version: Option<&'a str>,
 }
@@ -98,7 +111,8 @@ impl<'a> Graph<'a> {
         let mut service_parents = if options.mesh { service::parents(&services) } else { BTreeMap::new() };
         service::attach(&mut routes, &mut service_parents);
         let used = Used::new(&policies, &gateways, &service_parents, &routes);
-        let backend_tls = policies.resolve(&used, &services, &mut bundles);
+        let pods = if options.mesh { Pods::new(objects, options.mtls) } else { Pods::default() };
+        let backend_tls = policies.resolve(&used, &services, &pods, &mut bundles);
         let (bundles, kept_bundles, of_bundles) = bundles.into_read();
         references.extend(of_bundles);
         Self {
@@ -110,12 +124,16 @@ impl<'a> Graph<'a> {
             bundles,
             services,
             service_parents,
+            authority: options.authority.as_ref().filter(|_| options.mesh),
+            pods,
+            x_meshes: if options.mesh { x_mesh::ours(objects) } else { BTreeMap::new() },
             kept,
             kept_bundles,
             policies,
             backend_tls,
             references,
             proof: options.proof.as_ref(),
+            service_proof: options.service_proof.as_ref(),
             unsupported_version: options.unsupported_version.as_deref(),
         }
     }
@@ -180,7 +198,10 @@ fn claim(routes: &mut [RouteNode], known: &Parents<'_>, labels: &NamespaceLabels
                 Parent::Service(node) => match service::claim(parent_ref, &node.service, known.services) {
                     Ok(ports) => match &route.unreadable {
                         Some(why) => Err(AttachmentFault::Unreadable(why.clone())),
-                        None => Ok(node.ports = ports),
+                        None => {
+                            node.ports = ports;
+                            Ok(())
+                        }
                     },
                     Err(fault) => Err(AttachmentFault::Service(fault)),
                 },

@@ -24,13 +24,16 @@ use std::sync::Arc;
 use isthmus_api::parameters::GatewayParametersSpec;
 use isthmus_api::status::Statuses;
 use isthmus_api::{ObjectRef, Objects};
-use isthmus_routing::{GatewayKey, Snapshot};
+use isthmus_routing::{GatewayKey, Inbound, Mesh, MtlsMode, RouteKey, Snapshot};
 
 pub use infrastructure::{Address, Infrastructure, RequestedAddress};
-pub use proof::{Edition, Editions, Proof};
+pub use proof::{Audience, Edition, Editions, Proof, ServiceProof};
 
 /// The controller name that a GatewayClass has to have to be ours.
 pub const CONTROLLER_NAME: &str = "isthmus.dev/gateway-controller";
+
+/// The controller name that an XMesh has to have to be ours.
+pub const MESH_CONTROLLER_NAME: &str = "isthmus.dev/mesh-controller";
 
 /// What `translate` has to know besides the objects.
 #[derive(Debug, Clone, Default)]
@@ -48,6 +51,8 @@ pub struct Options {
     /// What the proxies of each Gateway have acknowledged; none: the data plane is in this process, and what it cannot open is in
     /// `unavailable`. Neither the snapshot nor the infrastructure depends on it.
     pub proof: Option<BTreeMap<GatewayKey, Proof>>,
+    /// The same of sidecars, by those whose calls they answer; none: routes on Services have no such condition.
+    pub service_proof: Option<BTreeMap<Audience, ServiceProof>>,
     /// Parameters beneath those of class and Gateway.
     pub parameters: GatewayParametersSpec,
     /// Why the CRDs of the cluster are not of a version that is supported: `SupportedVersion=False`.
@@ -55,6 +60,11 @@ pub struct Options {
     /// Whether clients in the mesh are served too: HTTPRoutes and GRPCRoutes attach to Services. Without it a parentRef to a Service is
     /// somebody else's and gets no status.
     pub mesh: bool,
+    /// Whose certificates workloads take from each other. None: nobody has one, and the snapshot has no workloads, so that calls to them are
+    /// in cleartext. Whoever has sidecars and does not know it yet publishes nothing until then.
+    pub authority: Option<Arc<Mesh>>,
+    /// What workloads ask of their callers where neither they nor their namespaces say so.
+    pub mtls: MtlsMode,
     /// Of [`Translation::references`]: those of which it is not known whether they exist. Proxies go on with what they hold for them.
     pub unread: BTreeSet<ObjectRef>,
 }
@@ -80,8 +90,15 @@ pub struct Translation {
     pub infrastructure: BTreeMap<GatewayKey, Infrastructure>,
     /// What the snapshot carries, by Gateway: what its proxies prove when they acknowledge it.
     pub editions: BTreeMap<GatewayKey, Editions>,
+    /// The routes on Services that it carries, by whose calls they answer: what those sidecars prove.
+    pub audiences: BTreeMap<Audience, BTreeMap<RouteKey, Edition>>,
     /// Secrets and ConfigMaps that something of ours refers to and may refer to, whether they exist or not.
     pub references: BTreeSet<ObjectRef>,
+    /// What each pod with a sidecar asks of its callers, by namespace and name. A sidecar whose pod is not here is one that is not known yet
+    /// or any more: strict is what does no harm.
+    pub inbound: BTreeMap<(String, String), Arc<Inbound>>,
+    /// What is wrong with annotations of objects that have no status of ours, and what is made of them: for a log.
+    pub notes: BTreeMap<ObjectRef, Vec<String>>,
 }
 
 /// Translates everything at once. Equal input gives equal bytes.
@@ -92,6 +109,9 @@ pub fn translate(objects: &Objects, options: &Options) -> Translation {
         statuses: status::read(&graph),
         infrastructure: infrastructure::read(&graph),
         editions: proof::read(&graph),
+        audiences: proof::read_services(&graph),
+        inbound: graph.pods.inbound(),
+        notes: graph.pods.notes().clone(),
         references: graph.references,
     }
 }

@@ -1,5 +1,7 @@
 //! What proxies have to acknowledge before something may be called programmed, and what they have acknowledged.
 
+mod service;
+
 use std::collections::BTreeMap;
 
 use isthmus_api::NamespacedName;
@@ -7,6 +9,9 @@ use isthmus_routing::{GatewayKey, RouteKey};
 
 use crate::graph::Graph;
 use crate::graph::gateway::GatewayNode;
+
+pub(crate) use service::read as read_services;
+pub use service::{Audience, ServiceProof};
 
 /// One generation of one object: a recreated one counts anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

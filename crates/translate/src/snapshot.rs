@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use isthmus_api::parameters::ProxyProtocol;
+use isthmus_api::parameters::{ProxyProtocol, ServiceRoutes};
 use isthmus_routing::{Backend, ClientValidation, Gateway, Listener, RouteKey, Snapshot};
 
 use crate::graph::Graph;
 use crate::graph::gateway::{GatewayFault, GatewayNode};
 use crate::graph::listener::ListenerNode;
+use crate::graph::service;
 
 /// Everything that can be served, and nothing that is not referred to.
 pub(crate) fn read(graph: &Graph<'_>) -> Snapshot {
@@ -56,7 +57,10 @@ pub(crate) fn read(graph: &Graph<'_>) -> Snapshot {
         services,
         service_routes,
         backends,
-        ..Snapshot::default()
+        mesh: graph.authority.cloned(),
+        workloads: if graph.authority.is_some() { graph.pods.workloads() } else { BTreeMap::new() },
+        frontends: service::frontends(&graph.service_parents),
+        inbound: None,
     }
 }
 
@@ -70,6 +74,7 @@ fn gateway(node: &GatewayNode) -> Option<Gateway> {
         client_certificate: node.client_certificate.clone(),
         proxy_protocol: clients.and_then(|clients| clients.proxy_protocol) == Some(ProxyProtocol::Required),
         trusted_hops: clients.and_then(|clients| clients.trusted_hops).unwrap_or_default(),
+        service_routes: node.infrastructure.parameters.service_routes == Some(ServiceRoutes::Evaluate),
         keeps_clients: node.fault.as_ref().is_some_and(GatewayFault::is_of_parameters),
     })
 }

@@ -11,6 +11,7 @@ mod gateway_class;
 mod listener;
 mod listener_set;
 mod route;
+mod x_mesh;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -50,6 +51,7 @@ pub(crate) fn read(graph: &Graph<'_>) -> Statuses {
             .iter()
             .map(|(name, node)| (name.clone(), backend_tls_policy::status(node)))
             .collect(),
+        x_meshes: graph.x_meshes.iter().map(|(name, node)| ((*name).to_owned(), x_mesh::status(node))).collect(),
         ..Statuses::default()
     };
     for node in &graph.routes {

@@ -1,8 +1,10 @@
 //! Small objects for tests.
 
+use std::sync::Arc;
+
 use isthmus_api::status::Condition;
 use isthmus_api::{Objects, Stored, decode_stored};
-use isthmus_routing::GatewayKey;
+use isthmus_routing::{GatewayKey, Mesh, TrustDomain};
 use serde_json::{Value, json};
 
 use crate::{Address, CONTROLLER_NAME, Options, Translation, translate};
@@ -32,7 +34,7 @@ pub(crate) fn options() -> Options {
 
 /// The same with clients in the mesh.
 pub(crate) fn mesh_options() -> Options {
-    Options { mesh: true, ..options() }
+    Options { mesh: true, authority: Some(mesh_authority()), ..options() }
 }
 
 pub(crate) fn edge() -> GatewayKey {
@@ -71,6 +73,21 @@ pub(crate) fn route(kind: &str, name: &str, spec: Value) -> Value {
 /// A Service in namespace `shop` with one port.
 pub(crate) fn service(name: &str, port: u16) -> Value {
     object("v1", "Service", "shop", name, json!({}), json!({"ports": [{"name": "http", "port": port}]}))
+}
+
+/// A running pod with these annotations at these addresses, which started in this second.
+pub(crate) fn pod((namespace, name): (&str, &str), account: &str, second: u8, annotations: &Value, addresses: &[&str]) -> Value {
+    let started = format!("2026-01-01T00:00:{second:02}Z");
+    let metadata = json!({"creationTimestamp": "2026-01-01T00:00:00Z", "annotations": annotations});
+    let mut pod = object("v1", "Pod", namespace, name, metadata, json!({"serviceAccountName": account}));
+    let addresses: Vec<_> = addresses.iter().map(|address| json!({"ip": address})).collect();
+    pod["status"] = json!({"phase": "Running", "startTime": started, "podIPs": addresses});
+    pod
+}
+
+/// Whose certificates workloads take.
+pub(crate) fn mesh_authority() -> Arc<Mesh> {
+    Arc::new(Mesh { trust_domain: TrustDomain::default(), authorities: "PEM".to_owned() })
 }
 
 /// A TLS Secret in namespace `shop` with a good pair.

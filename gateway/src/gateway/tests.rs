@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::Parser;
 use isthmus_dataplane::ListenerReport;
-use isthmus_push::server::{self, Identity, Role, Server};
+use isthmus_push::server::{self, Denied, Peer, Publication, Role, Server, Subject};
 use isthmus_routing::snapshot::Models;
-use isthmus_routing::{Certificate, Gateway as GatewayItem, GatewayKey, Listener, Protocol, Version};
+use isthmus_routing::{
+    Certificate, Gateway as GatewayItem, GatewayKey, Identity, Listener, Mesh, Protocol, TrustDomain, Version,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -39,10 +41,12 @@ impl Bed {
         let certificate = Certificate { chain: made.cert.pem(), key: made.signing_key.serialize_pem() };
         let (role, role_seen) = watch::channel(Role::Leader);
         let (tls, tls_seen) = watch::channel(Arc::new(certificate));
-        let identity = || Identity { gateway: edge(), pod: "edge-1".to_owned() };
+        let identity = Identity { namespace: "infra".to_owned(), account: "edge".to_owned() };
+        let peer = Peer { subject: Subject::Gateway { gateway: edge(), identity }, pod: "edge-1".to_owned() };
         let options = server::Options {
             tls: tls_seen,
-            authenticate: Arc::new(move |_| Box::pin(std::future::ready(Ok(identity())))),
+            authenticate: Arc::new(move |_| Box::pin(std::future::ready(Ok(peer.clone())))),
+            sign: Arc::new(|_, _| Box::pin(std::future::ready(Err(Denied::Unavailable("there is no authority".to_owned()))))),
             role: role_seen,
             models: Models::default(),
             limits: server::Limits::default(),
@@ -62,7 +66,8 @@ impl Bed {
     }
 
     fn publish(&self, ports: &[u16]) -> Version {
-        self.server.publish([(edge(), Arc::new(snapshot(ports)))].into())[&edge()]
+        let gateways = [(edge(), Arc::new(snapshot(ports)))].into();
+        self.server.publish(Publication { gateways, mesh: None }).gateways[&edge()]
     }
 
     async fn acked(&self, version: Version) -> BTreeMap<String, String> {
@@ -161,6 +166,28 @@ async fn a_restarted_gateway_serves_without_its_controller() {
     };
     tokio::time::timeout(SOON, ready).await.expect("it is ready soon");
     assert_eq!(at(port).await, Some(404));
+}
+
+#[tokio::test]
+async fn it_asks_for_a_certificate_where_there_is_a_mesh_and_serves_without_one() {
+    let bed = Bed::start().await;
+    let gateway = bed.gateway(bed.server.address()).await;
+    bed.acked(bed.publish(&[])).await;
+    let denied = || bed.server.counts().certificates_denied.load(Ordering::Relaxed);
+    assert_eq!(denied(), 0);
+    let mesh = Mesh { trust_domain: TrustDomain::default(), authorities: String::new() };
+    let port = free();
+    let meshed = Snapshot { mesh: Some(Arc::new(mesh)), ..snapshot(&[port]) };
+    let gateways = [(edge(), Arc::new(meshed))].into();
+    let version = bed.server.publish(Publication { gateways, mesh: None }).gateways[&edge()];
+    bed.acked(version).await;
+    let asks = async {
+        while denied() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, asks).await.expect("it asks");
+    assert_eq!((at(port).await, get(gateway.admin().unwrap(), "/readyz").await), (Some(404), Some(200)));
 }
 
 #[test]

@@ -57,6 +57,8 @@ impl Pod {
             ca: folder.join("ca.crt"),
             token: folder.join("token"),
             store: None,
+            calls: None,
+            certificate: None,
             models: Models::default(),
             limits: Limits { longest_wait: Duration::from_millis(300), ..Limits::default() },
         };

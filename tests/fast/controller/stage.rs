@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use isthmus_api::parameters::GatewayParametersSpec;
-use isthmus_controller::{Election, Settings, provision};
+use isthmus_controller::{Election, Settings, ca, provision};
 use isthmus_routing::snapshot::Models;
 use isthmus_routing::{GatewayKey, Snapshot, Version};
 use isthmus_tests::api_server::{ApiServer, Bundle, Select, Verb};
@@ -26,6 +26,8 @@ pub(super) struct Stage {
     pub(super) pods: Pods,
     service: Service,
     cluster: AbortHandle,
+    /// How its controllers run the mesh; none: they do not.
+    mesh: Option<ca::Settings>,
 }
 
 /// A controller that runs.
@@ -44,7 +46,14 @@ impl Stage {
         let service = Service::start().await;
         let pods = Pods::default();
         let cluster = tokio::spawn(pods::play(Arc::clone(&server), service.address(), Arc::clone(&pods))).abort_handle();
-        Self { server, pods, service, cluster }
+        Self { server, pods, service, cluster, mesh: None }
+    }
+
+    /// The same with a mesh.
+    pub(super) async fn of_mesh(bundle: Bundle) -> Self {
+        let mut stage = Self::new(bundle).await;
+        stage.mesh = Some(ca::Settings::default());
+        stage
     }
 
     /// Starts a controller whose calls come through the port `client`. `pod` is its name: one that is restarted in its pod keeps it.
@@ -69,7 +78,9 @@ impl Stage {
                 image_pull_secrets: Vec::new(),
                 controller: "isthmus-controller.isthmus-system.svc:15410".to_owned(),
             },
+            injection: None,
             parameters: GatewayParametersSpec::default(),
+            mesh: self.mesh.clone(),
             models: Models::default(),
             election,
         };
@@ -103,6 +114,11 @@ impl Stage {
                 Err(error) => panic!("{before}: {error}"),
             }
         }
+    }
+
+    /// Where any of the controllers that run takes the connections of proxies.
+    pub(super) fn controllers(&self) -> SocketAddr {
+        self.service.address()
     }
 
     /// What a pod of this Gateway serves now.

@@ -8,19 +8,24 @@ use serde_json::Value;
 use super::{assert_none, root};
 
 /// Crates without files, environment, clock, tasks and randomness.
-pub(super) const PURE: [&str; 4] = ["routing", "api", "admission", "translate"];
+pub(super) const PURE: [&str; 5] = ["routing", "api", "admission", "translate", "inject"];
 
 /// Who may depend on which of ours. A package that is not listed here has no rule yet, which is a fault.
-const RULES: [(&str, &[&str]); 11] = [
+const RULES: [(&str, &[&str]); 13] = [
     ("isthmus-routing", &[]),
     ("isthmus-api", &[]),
     ("isthmus-admission", &[]),
+    ("isthmus-inject", &[]),
     ("isthmus-translate", &["isthmus-routing", "isthmus-api"]),
     ("isthmus-push", &["isthmus-routing"]),
     ("isthmus-dataplane", &["isthmus-routing"]),
     ("isthmus-gateway", &["isthmus-dataplane", "isthmus-push", "isthmus-routing"]),
-    ("isthmus-controller", &["isthmus-api", "isthmus-push", "isthmus-routing", "isthmus-translate"]),
-    ("isthmus-cli", &["isthmus-admission", "isthmus-api", "isthmus-dataplane", "isthmus-routing", "isthmus-translate"]),
+    ("isthmus-mesh-proxy", &["isthmus-dataplane", "isthmus-push", "isthmus-routing"]),
+    ("isthmus-controller", &["isthmus-api", "isthmus-inject", "isthmus-push", "isthmus-routing", "isthmus-translate"]),
+    (
+        "isthmus-cli",
+        &["isthmus-admission", "isthmus-api", "isthmus-dataplane", "isthmus-inject", "isthmus-routing", "isthmus-translate"],
+    ),
     (
         "isthmus-tests",
         &[
@@ -114,7 +119,7 @@ fn every_crate_forbids_unsafe_code() {
     assert_none(&lenient.map(|path| format!("{path}: no #![forbid(unsafe_code)]")).collect::<Vec<_>>());
     // The rest too: the workspace's lint says it for every package that takes it over.
     let manifests = packages().into_iter().map(|package| package.name).map(|name| match name.strip_prefix("isthmus-") {
-        Some(top @ ("controller" | "gateway" | "tests")) => format!("{top}/Cargo.toml"),
+        Some(top @ ("controller" | "gateway" | "mesh-proxy" | "tests")) => format!("{top}/Cargo.toml"),
         Some(name) => format!("crates/{name}/Cargo.toml"),
         None => format!("{name}/Cargo.toml"),
     });

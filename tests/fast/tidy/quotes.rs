@@ -49,7 +49,10 @@ impl Upstream {
         let module = folder.map(|folder| folder.join("gateway-api@v1.7.0")).filter(|module| module.is_dir());
         let module = module
             .expect("ISTHMUS_UPSTREAM names no folder with upstream's gateway-api@v1.7.0; `./dev test` fetches it and sets that");
-        let go = walk(&module.join("apis")).into_iter().filter(|path| path.to_string_lossy().ends_with("_types.go"));
+        let go = walk(&module.join("apis"))
+            .into_iter()
+            .chain(walk(&module.join("apisx")))
+            .filter(|path| path.to_string_lossy().ends_with("_types.go"));
         let crds = walk(&module.join("config/crd")).into_iter().filter(|path| path.extension().is_some_and(|e| e == "yaml"));
         let texts: Vec<String> =
             go.map(|path| comments(&text(&path))).chain(crds.map(|path| even(&text(&path).replace("''", "'")))).collect();

@@ -7,11 +7,14 @@ use std::{env, fs};
 use crate::cluster::binaries::Binaries;
 use crate::cluster::{image, node, place};
 use crate::fault::{Context as _, Fault};
+use crate::suites::tools;
 use crate::{cache, process, workspace};
 
 /// Clear of the ids of other projects; see the table in docs/kubernetes.md.
 const CONTROLLER_USER: &str = "21410:21410";
 const GATEWAY_USER: &str = "21420:21420";
+/// Whose connections a pod does not redirect.
+const MESH_PROXY_USER: &str = "15420:15420";
 
 /// What holds a pod's namespaces, and DNS.
 pub(super) fn of_cluster(binaries: &Binaries) -> Result<Vec<PathBuf>, Fault> {
@@ -20,7 +23,7 @@ pub(super) fn of_cluster(binaries: &Binaries) -> Result<Vec<PathBuf>, Fault> {
     Ok(vec![pause, coredns])
 }
 
-/// The controller and the gateway of this project, built as they are now.
+/// The controller, the gateway and the sidecar of this project, built as they are now, and what redirects to the sidecar.
 pub(super) fn of_project() -> Result<Vec<PathBuf>, Fault> {
     let folder = programs()?;
     let authorities = (system_authorities()?, "etc/ssl/certs/ca-certificates.crt", 0o644);
@@ -31,8 +34,34 @@ pub(super) fn of_project() -> Result<Vec<PathBuf>, Fault> {
     };
     Ok(vec![
         image(place::CONTROLLER, "isthmus-controller", CONTROLLER_USER, &[])?,
-        image(place::GATEWAY, "isthmus-gateway", GATEWAY_USER, &[authorities])?,
+        image(place::GATEWAY, "isthmus-gateway", GATEWAY_USER, std::slice::from_ref(&authorities))?,
+        image(place::MESH_PROXY, "isthmus-mesh-proxy", MESH_PROXY_USER, &[authorities])?,
+        mesh_redirect(&folder.join("isthmus-mesh-proxy"))?,
     ])
+}
+
+/// `nft` at the place where the system has it, with the libraries that it asks for; root, since only root gets capabilities from a pod.
+fn mesh_redirect(program: &Path) -> Result<PathBuf, Fault> {
+    let nft = tools::nft()?;
+    let nft = PathBuf::from(process::capture(Command::new("sh").args(["-c", "command -v \"$0\""]).arg(nft))?.trim());
+    let mut system = libraries(&nft)?;
+    system.push(nft);
+    let inside: Vec<String> = system.iter().map(|path| path.display().to_string()).collect();
+    let mut files: Vec<(PathBuf, &str, u32)> =
+        system.iter().zip(&inside).map(|(path, inside)| (path.clone(), inside.trim_start_matches('/'), 0o755)).collect();
+    files.push((program.to_owned(), "isthmus-mesh-proxy", 0o755));
+    image::build(place::MESH_REDIRECT, &files, &["/isthmus-mesh-proxy"], "0:0", &[("PATH", place::SEARCH_PATH)])
+}
+
+/// The shared libraries of a program, its loader among them, by the paths at which it looks for them.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let listed = process::capture(Command::new("ldd").arg(program))?;
+    Ok(of_ldd(&listed).map(PathBuf::from).collect())
+}
+
+/// `name => path (address)`, or the loader's `path (address)`; the kernel's own library has no path.
+fn of_ldd(listed: &str) -> impl Iterator<Item = &str> {
+    listed.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
 }
 
 /// What `wellKnownCACertificates: System` of a BackendTLSPolicy means in the image.
@@ -61,7 +90,7 @@ fn programs() -> Result<PathBuf, Fault> {
     let host = process::capture(Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("-vV"))?;
     let host = host.lines().find_map(|line| line.strip_prefix("host: ")).ok_or_else(|| Fault::said("rustc -vV names no host"))?;
     let mut cargo = workspace::cargo(&["build", "--quiet", "--profile", "image", "--package", "isthmus-controller"]);
-    cargo.args(["--package", "isthmus-gateway", "--target", host]);
+    cargo.args(["--package", "isthmus-gateway", "--package", "isthmus-mesh-proxy", "--target", host]);
     // Only with a target named do flags for it not reach build scripts, which cannot be static. These two would win over it.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env(format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_")), "-C target-feature=+crt-static");
@@ -78,4 +107,15 @@ fn pause() -> Result<PathBuf, Fault> {
         process::capture(Command::new("gcc").args(["-static", "-Os", "-s", "-o"]).arg(&target).arg(&source))?;
     }
     Ok(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_those_with_a_path() {
+        let listed = "\tlinux-vdso.so.1 (0x00007ffc)\n\tlibmnl.so.0 => /lib/x86_64-linux-gnu/libmnl.so.0 (0x00007f9d)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f9e)\n";
+        assert_eq!(of_ldd(listed).collect::<Vec<_>>(), ["/lib/x86_64-linux-gnu/libmnl.so.0", "/lib64/ld-linux-x86-64.so.2"]);
+    }
 }

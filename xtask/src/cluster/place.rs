@@ -45,6 +45,8 @@ pub(super) const PAUSE: &str = "docker.io/isthmus/pause:dev";
 pub(super) const COREDNS: &str = "docker.io/isthmus/coredns:dev";
 pub(super) const CONTROLLER: &str = "docker.io/isthmus/controller:dev";
 pub(super) const GATEWAY: &str = "docker.io/isthmus/gateway:dev";
+pub(super) const MESH_PROXY: &str = "docker.io/isthmus/mesh-proxy:dev";
+pub(super) const MESH_REDIRECT: &str = "docker.io/isthmus/mesh-redirect:dev";
 
 /// What a file under `conformance/cluster` may name as `${NAME}`.
 fn value(name: &str) -> Option<String> {

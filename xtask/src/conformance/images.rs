@@ -38,7 +38,7 @@ fn echo_basic() -> Result<PathBuf, Fault> {
     Ok(target)
 }
 
-/// One program under two names: as `client` the suite runs it in a pod.
+/// One program under three names: as `client` the suite runs it in a pod, as `load` our own tests do.
 fn echo_advanced() -> Result<PathBuf, Fault> {
     let module = workspace::root().join("conformance/echo-advanced");
     let folder = sources::folder("echo-advanced", &module)?;
@@ -52,7 +52,8 @@ fn echo_advanced() -> Result<PathBuf, Fault> {
     let (certificate, key) = certificate(&folder)?;
     let files = [
         (target.clone(), "usr/local/bin/server", 0o755),
-        (target, "usr/local/bin/client", 0o755),
+        (target.clone(), "usr/local/bin/client", 0o755),
+        (target, "usr/local/bin/load", 0o755),
         (certificate, "cert.crt", 0o644),
         (key, "cert.key", 0o644),
     ];

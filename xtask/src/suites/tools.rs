@@ -19,6 +19,7 @@ pub(crate) fn all() -> Result<(), Fault> {
         openssl()?,
         postgres()?,
         redis()?,
+        nft()?,
         nsd()?,
         dig()?,
     ] {
@@ -89,6 +90,11 @@ pub(crate) fn postgres() -> Result<PathBuf, Fault> {
 /// Debian's server; its clients come with it.
 pub(crate) fn redis() -> Result<PathBuf, Fault> {
     system("redis-server", "redis-server")
+}
+
+/// Debian's.
+pub(crate) fn nft() -> Result<PathBuf, Fault> {
+    system("nft", "nftables")
 }
 
 /// Debian's.

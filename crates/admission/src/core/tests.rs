@@ -41,6 +41,30 @@ fn services_are_completed() {
 }
 
 #[test]
+fn pods_have_an_account_and_keep_where_they_are() {
+    let containers = json!([{"name": "app", "image": "app"}]);
+    for (rest, account, expected) in [
+        (json!({"spec": {"containers": containers}}), "default", vec![]),
+        (json!({"spec": {"containers": containers, "serviceAccountName": "cart"}}), "cart", vec![]),
+        (json!({"spec": {"containers": []}}), "", vec!["spec.containers"]),
+        (json!({"spec": {"containers": [{"name": 5}]}}), "", vec!["spec.containers[0].name"]),
+        (json!({}), "", vec!["spec"]),
+        (json!({"spec": {"containers": containers, "hostNetwork": "yes"}}), "", vec!["spec.hostNetwork"]),
+    ] {
+        let mut pod = object("v1", "Pod", &rest);
+        pod["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]});
+        let admitted = admit(pod.clone());
+        assert_eq!(faults(pod.clone()), expected, "{rest}");
+        if let Ok(admitted) = admitted {
+            assert_eq!(
+                (&admitted.object["spec"]["serviceAccountName"], &admitted.object["status"]),
+                (&json!(account), &pod["status"])
+            );
+        }
+    }
+}
+
+#[test]
 fn services_are_checked() {
     let http = json!({"name": "a", "port": 80});
     for (spec, expected) in [

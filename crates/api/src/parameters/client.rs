@@ -31,3 +31,15 @@ pub enum ProxyProtocol {
     /// can name any address.
     Required,
 }
+
+/// What a backendRef of a route means, if its Service has HTTPRoutes or GRPCRoutes of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServiceRoutes {
+    /// The Service's endpoints, as the specification has it: its routes are for those who call it in the mesh.
+    #[default]
+    Ignore,
+    /// The Service's routes, for a client in the Gateway's namespace, evaluated once and in the proxy: their filters after those of the
+    /// Gateway's route, the shorter timeouts of both, the Service's retries if it has any. Their backendRefs mean endpoints. A request that
+    /// none of them takes is answered with 404.
+    Evaluate,
+}

@@ -19,6 +19,7 @@ impl GatewayParametersSpec {
             resources: join(self.resources.as_ref(), gateway.resources.as_ref(), Resources::overlay),
             service: join(self.service.as_ref(), gateway.service.as_ref(), ServiceParameters::overlay),
             clients: join(self.clients.as_ref(), gateway.clients.as_ref(), ClientParameters::overlay),
+            service_routes: gateway.service_routes.or(self.service_routes),
             host_port: gateway.host_port.or(self.host_port),
             address_pools: either(&self.address_pools, &gateway.address_pools),
             node_selector: either(&self.node_selector, &gateway.node_selector),

@@ -101,6 +101,7 @@ pub fn has_generation(kind: Kind) -> bool {
             | Kind::UdpRoute
             | Kind::BackendTlsPolicy
             | Kind::ReferenceGrant
+            | Kind::XMesh
     )
 }
 

@@ -16,6 +16,9 @@ pub(super) enum Outcome {
 /// The conditions that have to be true: those of the specification, and ours where the specification has none.
 const WANTED: [&str; 5] = ["Accepted", "ResolvedRefs", "Programmed", "isthmus.dev/Programmed", "SupportedVersion"];
 
+/// Conditions of ours that must not be true.
+const UNWANTED: [&str; 1] = ["isthmus.dev/RefusedByStrictMode"];
+
 /// Judges by what the status says of the newest generation. What other controllers say of a route or policy is of no matter.
 pub(super) fn judge(object: &DynamicObject) -> Outcome {
     let generation = object.metadata.generation.unwrap_or_default();
@@ -87,12 +90,16 @@ fn conditions(conditions: &Value, generation: i64, needed: &[&str]) -> Vec<Strin
     let kind = |condition: &Value| condition["type"].as_str().unwrap_or_default().to_owned();
     let absent = needed.iter().filter(|needed| !all.iter().any(|condition| kind(condition) == **needed));
     let mut wrong: Vec<String> = absent.map(|needed| format!("{needed} is not there yet")).collect();
-    for condition in all.iter().filter(|condition| WANTED.contains(&kind(condition).as_str())) {
+    for condition in &all {
+        let unwanted = UNWANTED.contains(&kind(condition).as_str());
+        if !unwanted && !WANTED.contains(&kind(condition).as_str()) {
+            continue;
+        }
         let observed = condition["observedGeneration"].as_i64().unwrap_or_default();
         let (kind, text) = (kind(condition), |field: &str| condition[field].as_str().unwrap_or_default().to_owned());
         if observed < generation {
             wrong.push(format!("{kind} is of generation {observed}, not yet of {generation}"));
-        } else if condition["status"] != "True" {
+        } else if (condition["status"] == "True") == unwanted {
             wrong.push(format!("{kind} is {}, {}: {}", text("status"), text("reason"), text("message")));
         }
     }
@@ -171,6 +178,13 @@ mod tests {
             judged(json!([ancestor(CONTROLLER_NAME, "False")])),
             ["Gateway infra/edge: ResolvedRefs is False, Why: because"]
         );
+        let refused = |status: &str| {
+            let mut ancestor = ancestor(CONTROLLER_NAME, "True");
+            ancestor["conditions"].as_array_mut().unwrap().push(condition("isthmus.dev/RefusedByStrictMode", status, 3));
+            judged(json!([ancestor]))
+        };
+        assert_eq!(refused("False"), Vec::<String>::new());
+        assert_eq!(refused("True"), ["Gateway infra/edge: isthmus.dev/RefusedByStrictMode is True, Why: because"]);
         assert_eq!(judged(json!([ancestor("example.com/other", "True")])), [ANCESTORS.none]);
         assert_eq!(judged(Value::Null), [ANCESTORS.none]);
     }

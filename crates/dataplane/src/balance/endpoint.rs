@@ -114,9 +114,19 @@ impl EndpointState {
         }
     }
 
-    /// Why it was refused a moment ago.
-    pub(crate) fn recent_failure(&self, caller: &Caller) -> Option<Arc<UpstreamTlsError>> {
-        self.tls.as_ref()?.recent_failure(self.address, caller)
+    /// Why HTTP must not be spoken with it, or why it was refused a moment ago.
+    pub(crate) fn failure(&self, caller: &Caller) -> Option<Arc<UpstreamTlsError>> {
+        self.tls.as_ref()?.failure(self.address, (caller, self.proxy_protocol))
+    }
+
+    /// How connections to it are encrypted; none: not at all.
+    pub(crate) fn tls(&self) -> Option<&Arc<UpstreamTls>> {
+        self.tls.as_ref()
+    }
+
+    /// What connections to it begin with.
+    pub(crate) fn proxy_protocol(&self) -> Option<ProxyProtocol> {
+        self.proxy_protocol
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct CompiledParent {
 enum Table {
     Requests(RouteTable),
     Streams(StreamTable),
-    /// There are none, and this takes every request.
+    /// There are none, and this takes every request and every connection.
     Endpoints(Arc<CompiledRule>),
 }
 
@@ -99,6 +99,14 @@ impl Parent {
         match self {
             Self::Listener(listener) => listener.protocol,
             Self::Service { .. } => Protocol::Http,
+        }
+    }
+
+    /// Whether connections of any bytes are its own. Those of a Service are, if it has no routes.
+    pub(crate) fn takes_bytes(&self) -> bool {
+        match self {
+            Self::Listener(listener) => listener.protocol == Protocol::Tcp,
+            Self::Service { routes, .. } => routes.is_empty(),
         }
     }
 
@@ -228,7 +236,11 @@ impl CompiledParent {
     /// The rule that takes a connection or a datagram; none: no route does. The server name is lower-case and without a trailing dot; none
     /// where the client, or the protocol, has none.
     pub(crate) fn stream(&self, server_name: Option<&str>) -> Option<Arc<CompiledRule>> {
-        let Table::Streams(table) = &self.table else { return None };
+        let table = match &self.table {
+            Table::Streams(table) => table,
+            Table::Endpoints(rule) => return Some(rule.clone()),
+            Table::Requests(_) => return None,
+        };
         let StreamFound { route, index } = table.find(server_name)?;
         self.routes.get(route)?.rules.get(*index).cloned()
     }

@@ -190,7 +190,7 @@ fn a_gateway_without_an_address_listens_where_it_is_told_to() {
     nowhere.gateways.values_mut().for_each(|gateway| Arc::make_mut(gateway).addresses.clear());
     assert!(compile(nowhere.clone(), None).ports.is_empty());
     let addresses = vec![IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])];
-    let everywhere = Arc::new(Site { addresses, outbound: None });
+    let everywhere = Arc::new(Site { addresses, ..Site::default() });
     let config = Config::compile(&Arc::new(nowhere), &everywhere, None, &telemetry());
     let addresses: Vec<_> = config.ports.keys().map(ToString::to_string).collect();
     assert_eq!(addresses, ["0.0.0.0:80", "0.0.0.0:81", "[::]:80", "[::]:81"]);
@@ -217,7 +217,11 @@ fn with_a_service() -> Snapshot {
 }
 
 fn site(namespace: &str, port_offset: u16) -> Arc<Site> {
-    Arc::new(Site { addresses: Vec::new(), outbound: Some(Outbound { namespace: namespace.to_owned(), port_offset }) })
+    Arc::new(Site {
+        addresses: Vec::new(),
+        outbound: Some(Outbound { namespace: namespace.to_owned(), port_offset }),
+        ..Site::default()
+    })
 }
 
 #[test]

@@ -89,6 +89,12 @@ impl Io {
         }
     }
 
+    /// With what was read of the connection before.
+    pub(crate) fn after(mut self, read: Vec<u8>) -> Self {
+        self.input = read;
+        self
+    }
+
     /// What has come and has not been handed over.
     pub(crate) fn unread(&self) -> &[u8] {
         &self.input[self.start..]

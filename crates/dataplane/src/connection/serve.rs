@@ -60,15 +60,16 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
     }
 
     async fn run(self: &Arc<Self>, mut io: Box<Io>, ending: &ShutdownWatch) {
-        let mut sleep = pin!(tokio::time::sleep(self.limits.header));
+        let fresh = Instant::now() + self.limits.fresh;
+        let mut sleep = pin!(tokio::time::sleep_until(fresh));
         let mut ended = ending.clone();
-        let mut waits = Waits { sleep: sleep.as_mut(), due: Instant::now() + self.limits.header, first: true, ending: false };
+        let mut waits = Waits { sleep: sleep.as_mut(), due: fresh, first: true, ending: false };
         let mut ended = pin!(async move { raised(&mut ended).await });
         let mut settings: Option<HttpPersistentSettings> = None;
         loop {
             let head = match waits.next(&mut io, ended.as_mut(), &self.limits).await {
                 Next::Request(head) => head,
-                Next::Http2 => return self.run_http2(io, waits.due).await,
+                Next::Http2 => return self.run_http2(io, fresh).await,
                 Next::Refuse(status) => return refuse(io, status, &self.limits).await,
                 Next::Close => return close(io, &self.limits).await,
             };
@@ -174,8 +175,9 @@ impl Waits<'_> {
         let mut begun = false;
         loop {
             if !io.unread().is_empty() {
-                if !begun && !self.first {
-                    self.due = Instant::now() + limits.header;
+                if !begun {
+                    let due = Instant::now() + limits.header;
+                    self.due = if self.first { self.due.min(due) } else { due };
                 }
                 begun = true;
                 if let Some(next) = self.judge(io, &mut scanner, limits) {

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::capture::{self, Capture, Fresh, Side};
 use crate::connection::io::Io;
 use crate::connection::serve::Front;
 use crate::connection::transport::Transport;
@@ -20,7 +21,7 @@ use crate::drain::{Readiness, Signals, raised};
 use crate::limits::Limits;
 use crate::proxy_protocol::{self, ProxyProtocolError};
 use crate::stream::{Arrived, Client, Streams};
-use crate::telemetry::{ConnectionFault, PortMetrics};
+use crate::telemetry::{ConnectionFault, ConnectionGuard, PortMetrics};
 use crate::tls::accept::{Hosts, Taker, TlsError, greet};
 
 /// What all accept loops share.
@@ -30,6 +31,8 @@ pub(crate) struct Context<A> {
     pub(crate) limits: Arc<Limits>,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) readiness: Arc<Readiness>,
+    /// Of a sidecar.
+    pub(crate) capture: Option<Arc<Capture>>,
 }
 
 /// How an address meets its clients; swapped whole when a snapshot changes it, without touching the socket.
@@ -50,6 +53,25 @@ pub(crate) enum Entrance {
     Tls(Hosts),
     /// With any bytes, or with datagrams.
     Stream,
+    /// With any bytes, on their way to somewhere else.
+    Captured(Side),
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> Context<A> {
+    /// Serves requests on a connection, of which some bytes may have been read, to its end.
+    pub(crate) async fn serve_http(
+        &self,
+        (transport, read): (Transport, Vec<u8>),
+        tls: Option<TlsInfo>,
+        addresses: Addresses,
+        kept: (ConnectionGuard, OwnedSemaphorePermit),
+        signals: Signals,
+    ) {
+        let state = (signals.clone(), self.readiness.clone());
+        let connection = Connection::new(addresses, tls, self.limits.clone(), state, kept);
+        let io = Io::new(transport, Arc::new(connection), self.limits.write_buffer).after(read);
+        self.front.serve(Box::new(io), signals).await;
+    }
 }
 
 /// The first pause after the system refused to accept.
@@ -141,6 +163,10 @@ enum NotOpened {
 impl Accepted {
     async fn serve<A: HttpServerApp + Send + Sync + 'static>(self, context: Arc<Context<A>>) {
         let Self { socket, ends, face, signals, permit } = self;
+        if let Entrance::Captured(side) = face.entrance {
+            let fresh = Fresh { socket, peer: ends.1, at: face.metrics.clone(), signals, permit };
+            return capture::serve(side, fresh, &context).await;
+        }
         let (started, start_time) = (std::time::Instant::now(), SystemTime::now());
         let guard = face.metrics.accepted();
         let deadline = Instant::now() + context.limits.handshake;
@@ -166,10 +192,7 @@ impl Accepted {
         drop(face);
         match opened {
             Opened::Http(transport, tls) => {
-                let (limits, state) = (context.limits.clone(), (signals.clone(), context.readiness.clone()));
-                let connection = Connection::new(addresses, tls, limits, state, (guard, permit));
-                let io = Io::new(transport, Arc::new(connection), context.limits.write_buffer);
-                context.front.serve(Box::new(io), signals).await;
+                context.serve_http((transport, Vec::new()), tls, addresses, (guard, permit), signals).await;
             }
             Opened::Stream(client) => {
                 let arrived = Arrived { client, addresses, started, start_time, deadline };
@@ -196,7 +219,7 @@ async fn open(
     };
     let opened = match &face.entrance {
         Entrance::Http => Opened::Http(Transport::Plain(socket), None),
-        Entrance::Stream => Opened::Stream(Client::Tcp(socket)),
+        Entrance::Stream | Entrance::Captured(_) => Opened::Stream(Client::Tcp(socket, Vec::new())),
         Entrance::Tls(hosts) => {
             let greeted = greet(socket, hosts, deadline, limits).await?;
             match greeted.taker {

@@ -29,7 +29,7 @@ fn services<'c>(
     config: &'c Config,
     failed: &'c BTreeMap<Bind, String>,
 ) -> impl Iterator<Item = ServiceReport> + 'c {
-    config::services(outbound, &config.snapshot).flat_map(move |(key, _, binds)| {
+    config::services(Some(outbound), &config.snapshot).flat_map(move |(key, _, binds)| {
         let owner = Owner::Service(key.clone());
         binds.map(move |bind| ServiceReport {
             service: key.clone(),

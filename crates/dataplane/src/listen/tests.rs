@@ -31,13 +31,14 @@ async fn start(snapshot: Snapshot, limits: Limits) -> Fixture {
     let telemetry = Telemetry::start(&options).expect("nothing to open");
     let limits = Arc::new(options.limits);
     let readiness = Arc::new(Readiness::default());
-    let shared = Arc::new(ArcSwap::from_pointee(Config::empty()));
+    let shared = Arc::new(ArcSwap::from_pointee(Config::before(Arc::default())));
     let context = Context {
         front: Arc::new(Front::new(Arc::new(Echo), limits.clone())),
         streams: Streams { config: shared.clone(), telemetry: telemetry.clone(), limits: limits.clone() },
         permits: Arc::new(Semaphore::new(limits.connections)),
         readiness: readiness.clone(),
         limits,
+        capture: None,
     };
     let (report, mut reports) = watch::channel(Arc::default());
     let (orders, ordered) = mpsc::channel(1);
@@ -66,7 +67,7 @@ impl Fixture {
 /// Where Gateways without an address listen.
 fn everywhere() -> Arc<Site> {
     let addresses = vec![IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])];
-    Arc::new(Site { addresses, outbound: None })
+    Arc::new(Site { addresses, ..Site::default() })
 }
 
 /// A name, a port and a protocol.

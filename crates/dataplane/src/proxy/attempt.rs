@@ -22,10 +22,13 @@ use crate::upstream::{UpstreamTlsError, is_refusal};
 /// What a try fails with when its response is one that is tried again.
 const UNWANTED: ErrorType = ErrorType::Custom("UnwantedResponse");
 
+/// What it fails with when the endpoint is a workload of the mesh, and we have no certificate to show.
+pub(super) const NO_IDENTITY: ErrorType = ErrorType::Custom("NoIdentity");
+
 /// The endpoint for the next try, after the wait that a retry takes.
 pub(super) async fn next(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
     let no_endpoint = || Error::new_in(ErrorType::HTTPStatus(503));
-    let rule = ctx.matched.as_ref().map(|matched| matched.rule.clone()).ok_or_else(no_endpoint)?;
+    let (rule, patience) = ctx.retrying().cloned().zip(ctx.patience()).ok_or_else(no_endpoint)?;
     ctx.in_flight = None;
     let made = ctx.record.as_ref().map_or(0, |record| record.attempts);
     if made > 0 {
@@ -50,8 +53,8 @@ pub(super) async fn next(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
         }
     };
     let mut peer = endpoint.peer(destination.wire, &destination.caller);
-    ctx.deadlines.begin_try(&rule.patience, now);
-    ctx.deadlines.apply(&mut peer, &rule.patience, destination.manner, now);
+    ctx.deadlines.begin_try(&patience, now);
+    ctx.deadlines.apply(&mut peer, &patience, destination.manner, now);
     if let Some(record) = &mut ctx.record {
         record.attempts += 1;
         record.endpoint = Some(*endpoint.address());
@@ -76,7 +79,11 @@ pub(super) async fn connected(ctx: &RequestContext, digest: Option<&Digest>) -> 
 
 /// The endpoint was asked for its certificate, and it is not one that is taken.
 fn unproven(failure: Arc<UpstreamTlsError>) -> Box<Error> {
-    let etype = if failure.is_refusal() { ErrorType::InvalidCert } else { ErrorType::TLSHandshakeFailure };
+    let etype = match *failure {
+        UpstreamTlsError::NoIdentity => NO_IDENTITY,
+        _ if failure.is_refusal() => ErrorType::InvalidCert,
+        _ => ErrorType::TLSHandshakeFailure,
+    };
     Error::because(etype, "verifying the endpoint's certificate", failure).into_up()
 }
 
@@ -164,9 +171,9 @@ fn passed_or(ctx: &RequestContext, cause: Option<Cause>) -> Option<Cause> {
 
 /// Whether to try again: only if the rule says so, nothing has been answered, and what the client has sent can be sent again.
 fn judge(session: &ServerSession, ctx: &mut RequestContext, cause: Option<Cause>) -> bool {
-    let (Some(cause), Some(matched)) = (cause, &ctx.matched) else { return false };
+    let (Some(cause), Some(rule)) = (cause, ctx.retrying()) else { return false };
     let idempotent = session.req_header().method.is_idempotent();
-    match matched.rule.retry.judge(cause, ctx.retries(), idempotent) {
+    match rule.retry.judge(cause, ctx.retries(), idempotent) {
         Verdict::Again => answered(session).is_none() && !session.retry_buffer_truncated(),
         Verdict::Exhausted => {
             ctx.flag(Flags::RETRY_LIMIT);

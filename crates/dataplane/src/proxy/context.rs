@@ -10,13 +10,15 @@ use isthmus_routing::BackendProtocol;
 use pingora_core::protocols::http::ServerSession;
 use pingora_proxy::Session;
 
-use super::deadline::{Deadlines, Manner};
+use super::deadline::{Deadlines, Manner, Patience};
 use super::grpc;
 use super::timed::Loan;
 use crate::balance::{BackendState, InFlight, Tried, Wire};
-use crate::config::Config;
 use crate::config::parent::Matched;
+use crate::config::rule::CompiledRule;
+use crate::config::{Config, Fronted};
 use crate::connection::Connection;
+use crate::filter::Filters;
 use crate::filter::cors::Granted;
 use crate::filter::mirror::Copies;
 use crate::telemetry::{Flags, RequestRecord, Telemetry};
@@ -34,7 +36,9 @@ pub(crate) struct RequestContext {
     pub(super) config: Option<Arc<Config>>,
     pub(super) grpc: bool,
     /// The rule that took the request.
-    pub(super) matched: Option<Matched>,
+    pub(super) matched: Option<Stage>,
+    /// The rule of the Service that it led to, where a Gateway evaluates the routes of Services.
+    pub(super) onward: Option<Stage>,
     /// Where it goes.
     pub(super) destination: Option<Destination>,
     pub(super) tried: Tried,
@@ -49,16 +53,30 @@ pub(crate) struct RequestContext {
     pub(super) cors: Option<Granted>,
 }
 
+/// A rule that took the request, and what it chose.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) matched: Matched,
+    /// The position of the backendRef; none: none was chosen.
+    pub(super) position: Option<usize>,
+}
+
 /// The backend that was chosen, and how it is spoken to.
 #[derive(Debug)]
 pub(super) struct Destination {
-    /// The position of the backendRef.
-    pub(super) position: usize,
     pub(super) backend: Arc<BackendState>,
     /// On whose behalf.
     pub(super) caller: Caller,
     pub(super) wire: Wire,
     pub(super) manner: Manner,
+}
+
+impl Stage {
+    /// The filters of the rule, then those of the chosen backendRef.
+    pub(super) fn filters(&self) -> impl DoubleEndedIterator<Item = &Filters> {
+        let rule = &self.matched.rule;
+        std::iter::once(&rule.filters).chain(self.position.and_then(|position| rule.backend_filters(position)))
+    }
 }
 
 impl RequestContext {
@@ -71,6 +89,32 @@ impl RequestContext {
         self.connection = Connection::of(session).cloned();
         self.config = Some(config);
         self.grpc = grpc::is_grpc(&request.method, &request.headers);
+    }
+
+    /// Who has the request pass, in their order.
+    pub(super) fn stages(&self) -> impl DoubleEndedIterator<Item = &Stage> {
+        [self.matched.as_ref(), self.onward.as_ref()].into_iter().flatten()
+    }
+
+    /// The rule whose retries count: the Service's if it says something of them.
+    pub(super) fn retrying(&self) -> Option<&Arc<CompiledRule>> {
+        let asked = self.onward.as_ref().filter(|stage| stage.matched.rule.retry.is_configured());
+        asked.or(self.matched.as_ref()).map(|stage| &stage.matched.rule)
+    }
+
+    /// How long things may take: no longer than any of the rules lets them.
+    pub(super) fn patience(&self) -> Option<Patience> {
+        self.stages().map(|stage| stage.matched.rule.patience).reduce(Patience::and)
+    }
+
+    /// A call of a Service that the configuration does not hold is that Service's all the same.
+    pub(super) fn attribute(&mut self, telemetry: &Telemetry) {
+        let (Some(record), Some(config), Some(connection)) = (&mut self.record, &self.config, &self.connection) else { return };
+        if record.parent.is_none()
+            && let Some(Fronted::Port(service)) = config.frontends.find(connection.local)
+        {
+            record.parent = Some(telemetry.service(&service));
+        }
     }
 
     /// Whether an endpoint may switch protocols: only if the client has asked for it.

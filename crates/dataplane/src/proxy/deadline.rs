@@ -61,6 +61,17 @@ impl Patience {
         Self { request, attempt, idle: timeouts.request.is_none() && timeouts.backend_request.is_none() }
     }
 
+    /// Both: the shorter of each time, and silence is watched only if neither says anything.
+    #[must_use]
+    pub(crate) fn and(self, other: Self) -> Self {
+        let shorter = |one: Option<Duration>, other: Option<Duration>| one.into_iter().chain(other).min();
+        Self {
+            request: shorter(self.request, other.request),
+            attempt: shorter(self.attempt, other.attempt),
+            idle: self.idle && other.idle,
+        }
+    }
+
     /// Whether there is any deadline to watch.
     pub(crate) fn has_deadline(&self) -> bool {
         self.request.is_some() || self.attempt.is_some()
@@ -214,6 +225,20 @@ mod tests {
             deadlines.lift();
             assert_eq!((deadlines.passed(now), due()), (None, None), "{case}");
         }
+    }
+
+    #[test]
+    fn of_two_rules_the_more_impatient_counts() {
+        for (one, other, both) in [
+            ((None, None), (None, None), (None, None)),
+            ((Some(500), None), (None, Some(100)), (Some(500), Some(100))),
+            ((Some(500), Some(50)), (Some(300), Some(100)), (Some(300), Some(50))),
+        ] {
+            let [one, other, both] = [one, other, both].map(|(request, attempt)| patience(request, attempt));
+            assert_eq!((one.and(other), other.and(one)), (both, both));
+        }
+        // Zero takes the limit away, and that nothing is said on the other side does not bring it back.
+        assert_eq!(patience(Some(0), None).and(patience(None, None)), patience(Some(0), None));
     }
 
     #[test]

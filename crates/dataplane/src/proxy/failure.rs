@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use pingora_error::{Error, ErrorSource, ErrorType};
 
+use super::attempt::NO_IDENTITY;
 use super::context::RequestContext;
 use super::local_response::Reply;
 use super::timed::DEADLINE;
@@ -41,6 +42,11 @@ fn explain(source: &ErrorSource, etype: &ErrorType, late: bool) -> Failure {
     match (source, etype) {
         (_, etype) if *etype == DEADLINE => timeout(),
         (ErrorSource::Upstream, _) if late => timeout(),
+        (ErrorSource::Upstream, etype) if *etype == NO_IDENTITY => answer(
+            503,
+            Flags::UPSTREAM_CONNECTION_FAILURE | Flags::UPSTREAM_CERTIFICATE,
+            "no connection to the backend could be made: this proxy has no certificate that it could show in the mesh",
+        ),
         (_, E::HTTPStatus(503)) => answer(503, Flags::NO_HEALTHY_UPSTREAM, "the backend has no endpoint that could be asked"),
         (_, E::HTTPStatus(code)) => answer(*code, Flags::default(), "the request cannot be served"),
 

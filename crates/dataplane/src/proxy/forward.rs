@@ -5,14 +5,14 @@ use http::{HeaderValue, Version};
 use pingora_error::{Error, ErrorType, ErrorType::InternalError, OrErr, Result};
 use pingora_http::RequestHeader;
 
-use super::context::RequestContext;
+use super::context::{RequestContext, Stage};
 use super::wire;
 use crate::balance::Wire;
 use crate::filter::{Filters, header, rewrite};
 
 /// Makes the client's request (a copy of it, for each try) the one that is sent.
 pub(super) fn prepare(request: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
-    let (Some(matched), Some(destination)) = (&ctx.matched, &ctx.destination) else { return Ok(()) };
+    let Some(destination) = &ctx.destination else { return Ok(()) };
     if let Some(loan) = &ctx.loan {
         loan.begin_try();
     }
@@ -29,10 +29,7 @@ pub(super) fn prepare(request: &mut RequestHeader, ctx: &RequestContext) -> Resu
     if destination.wire == Wire::H1 {
         join_cookies(request)?;
     }
-    apply_filters(request, &matched.rule.filters, ctx)?;
-    if let Some(filters) = matched.rule.backend_filters(destination.position) {
-        apply_filters(request, filters, ctx)?;
-    }
+    ctx.stages().try_for_each(|stage| pass(request, stage))?;
     if ctx.grpc && destination.wire == Wire::H2 {
         // Pingora takes it for hop-by-hop, and it is; but gRPC servers ask for it.
         request.insert_header(TE, HeaderValue::from_static("trailers"))?;
@@ -57,11 +54,15 @@ pub(crate) fn join_cookies(request: &mut RequestHeader) -> Result<()> {
     request.insert_header(COOKIE, joined)
 }
 
-/// What filters do to a request.
-pub(super) fn apply_filters(request: &mut RequestHeader, filters: &Filters, ctx: &RequestContext) -> Result<()> {
+/// What the filters of a stage do to a request.
+pub(super) fn pass(request: &mut RequestHeader, stage: &Stage) -> Result<()> {
+    stage.filters().try_for_each(|filters| apply_filters(request, filters, stage.matched.prefix))
+}
+
+/// What filters do to a request; `prefix` is what the rule's match took of the path.
+pub(super) fn apply_filters(request: &mut RequestHeader, filters: &Filters, prefix: Option<usize>) -> Result<()> {
     header::modify_request(request, &filters.request_headers)?;
     if let Some(filter) = &filters.rewrite {
-        let prefix = ctx.matched.as_ref().and_then(|matched| matched.prefix);
         rewrite::rewrite(request, filter, prefix)?;
     }
     Ok(())

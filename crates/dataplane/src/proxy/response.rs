@@ -38,14 +38,12 @@ fn speak_to(client: Version, response: &mut ResponseHeader) {
     }
 }
 
-/// What filters do to a response, whoever made it. The backendRef's go first, so that the rule has the last word.
+/// What filters do to a response, whoever made it. The backendRef's go first, so that the rule has the last word, and of two rules the one
+/// that took the request first.
 pub(super) fn decorate(response: &mut ResponseHeader, ctx: &RequestContext) -> Result<()> {
-    let Some(matched) = &ctx.matched else { return Ok(()) };
-    let of_backend = ctx.destination.as_ref().and_then(|destination| matched.rule.backend_filters(destination.position));
-    if let Some(filters) = of_backend {
+    for filters in ctx.stages().rev().flat_map(|stage| stage.filters().rev()) {
         header::modify_response(response, &filters.response_headers)?;
     }
-    header::modify_response(response, &matched.rule.filters.response_headers)?;
     if let Some(granted) = &ctx.cors {
         cors::grant(response, granted)?;
     }

@@ -52,6 +52,11 @@ impl RetryPolicy {
         Self { configured: retry.cloned() }
     }
 
+    /// Whether the rule says something of retries.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.configured.is_some()
+    }
+
     /// Whether a try is followed by another, when `retries` have been made already.
     pub(crate) fn judge(&self, cause: Cause, retries: u32, idempotent: bool) -> Verdict {
         let safe = match cause {

@@ -1,20 +1,20 @@
 //! A request -> the backend that it goes to, or the answer that it gets here.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::EXPECT;
-use isthmus_routing::Request;
+use isthmus_routing::{BackendKey, Request};
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::{Error, Result};
 use pingora_http::RequestHeader;
 
-use super::context::{Destination, RequestContext, is_websocket, wire_of};
+use super::context::{Destination, RequestContext, Stage, is_websocket, wire_of};
 use super::deadline::{Deadlines, Manner};
 use super::local_response::Reply;
 use super::{forward, forwarded, timed, wire};
 use crate::balance::Tried;
-use crate::config::rule::CompiledRule;
-use crate::config::{Bind, CompiledParent, Config, Port, Speech};
+use crate::config::{Bind, CompiledParent, Config, Fronted, Port, Speech};
 use crate::connection::TlsInfo;
 use crate::filter::mirror::{Copies, Mirrors};
 use crate::filter::redirect::Arrival;
@@ -48,7 +48,11 @@ pub(super) fn decide(session: &mut ServerSession, ctx: &mut RequestContext) -> R
         return Err(Reply::error(431, Flags::DOWNSTREAM_PROTOCOL_ERROR, "the request has too many headers"));
     };
     ctx.client = Some(client.address);
-    let parent = parent(port, connection.tls.as_ref(), &host).inspect_err(|reply| {
+    let parent = match port {
+        None if config.site().pod.is_some() => Err(unheld(&config, connection.local)),
+        _ => parent(port, connection.tls.as_ref(), &host),
+    };
+    let parent = parent.inspect_err(|reply| {
         if reply.is_closing() {
             connection.retire();
         }
@@ -56,26 +60,44 @@ pub(super) fn decide(session: &mut ServerSession, ctx: &mut RequestContext) -> R
     if let Some(record) = &mut ctx.record {
         record.parent = Some(parent.metrics().clone());
     }
-    let rule = find(parent, session, ctx, &host)?;
+    let stage = find(parent, session.req_header(), &host);
+    if let (Some(record), Ok(stage)) = (&mut ctx.record, &stage) {
+        record.rule = Some(stage.matched.rule.metrics.clone());
+    }
+    ctx.matched = Some(stage?);
     // Where proxies speak another scheme with clients than with us, clients do not know our port.
     let arrived_port = if client.https == truth.https { parent.source().port() } else { client.port };
     let arrived = Arrived { host: &host, https: client.https, port: arrived_port };
-    filter(&rule.filters, session, ctx, &arrived)?;
     let certificate = port.and_then(|port| port.client_certificate.clone());
     let caller = Caller::new(Ends { source: client.address, destination: connection.destination }, certificate);
-    let position = choose(&rule, session, ctx, (&config, caller))?;
-    rule.backend_filters(position).map_or(Ok(()), |filters| filter(filters, session, ctx, &arrived))
+    let key = draw(session.req_header(), ctx, &arrived, |ctx| &mut ctx.matched)?;
+    if let Some(record) = &mut ctx.record {
+        record.backend = ctx.matched.as_ref().and_then(|stage| stage.position);
+    }
+    let Some(service) = port.and_then(|port| config.routes_of(&port.owner, &key)) else {
+        ctx.destination = Some(destination(&key, session, ctx, (&config, caller))?);
+        return answer_of_backend(session.req_header(), ctx, &arrived, |ctx| &ctx.matched);
+    };
+    answer_of_backend(session.req_header(), ctx, &arrived, |ctx| &ctx.matched)?;
+    // The Service's rules see the request as the Gateway's leave it.
+    let mut request = session.req_header().clone();
+    let passed = ctx.matched.as_ref().map_or(Ok(()), |stage| forward::pass(&mut request, stage));
+    passed.map_err(|_| Reply::error(500, Flags::default(), "the filters of the route cannot be carried out"))?;
+    ctx.onward = Some(find(service, &request, &host)?);
+    let key = draw(&request, ctx, &arrived, |ctx| &mut ctx.onward)?;
+    ctx.destination = Some(destination(&key, session, ctx, (&config, caller))?);
+    answer_of_backend(&request, ctx, &arrived, |ctx| &ctx.onward)
 }
 
 /// What has to be done before the first try, once it is decided that there is one.
 pub(super) async fn prepare(session: &mut ServerSession, ctx: &mut RequestContext, mirrors: &Arc<Mirrors>) -> Result<()> {
-    let Some(rule) = ctx.matched.as_ref().map(|matched| matched.rule.clone()) else { return Ok(()) };
+    let Some(patience) = ctx.patience() else { return Ok(()) };
     permit_body(session).await.map_err(Error::into_down)?;
-    if let Err(error) = mirror(&rule, session, ctx, mirrors) {
+    if let Err(error) = mirror(session, ctx, mirrors) {
         tracing::debug!(%error, "a request could not be mirrored");
     }
     if let Some(record) = &ctx.record {
-        ctx.deadlines = Deadlines::new(&rule.patience, record.started);
+        ctx.deadlines = Deadlines::new(&patience, record.started);
     }
     let upgrade = ctx.asks_for_upgrade();
     let due = ctx.deadlines.due();
@@ -115,33 +137,65 @@ fn parent<'c>(port: Option<&'c Arc<Port>>, tls: Option<&TlsInfo>, host: &str) ->
     Err(if is_of_use { reply } else { reply.closing() })
 }
 
+/// The answer to a call of a Service that the configuration does not hold. The next connection waits for it, or goes elsewhere.
+fn unheld(config: &Config, address: SocketAddr) -> Reply {
+    let text = match config.frontends.find(address) {
+        Some(Fronted::Port(service)) => format!("the routes of {service} have not come from the controller; try again"),
+        _ => format!("there is no Service at {address} any more"),
+    };
+    Reply::error(503, Flags::NO_ROUTE, text).closing()
+}
+
 /// The rule that takes the request.
-fn find(
-    parent: &CompiledParent,
-    session: &ServerSession,
-    ctx: &mut RequestContext,
-    host: &str,
-) -> Result<Arc<CompiledRule>, Reply> {
-    let header = session.req_header();
+fn find(parent: &CompiledParent, header: &RequestHeader, host: &str) -> Result<Stage, Reply> {
     let (path, query) = (header.uri.path(), header.uri.query());
     let request = Request { method: &header.method, host, path, query, headers: &header.headers };
-    let Some(matched) = parent.find(&request) else {
-        return Err(Reply::error(404, Flags::NO_ROUTE, parent.source().no_match(&header.method, host)));
-    };
-    let rule = matched.rule.clone();
-    if let Some(record) = &mut ctx.record {
-        record.rule = Some(rule.metrics.clone());
-    }
-    ctx.matched = Some(matched);
+    let matched = parent.find(&request);
+    let none = || Reply::error(404, Flags::NO_ROUTE, parent.source().no_match(&header.method, host));
+    Ok(Stage { matched: matched.ok_or_else(none)?, position: None })
+}
+
+/// Which of the stages.
+type Which = fn(&mut RequestContext) -> &mut Option<Stage>;
+
+/// Asks the rule's filters that may answer, then draws a backend by the weights.
+fn draw(header: &RequestHeader, ctx: &mut RequestContext, arrived: &Arrived<'_>, which: Which) -> Result<BackendKey, Reply> {
+    let invalid = |text: &'static str| Reply::error(500, Flags::NO_BACKEND, text);
+    let Some(Stage { matched, .. }) = which(ctx) else { return Err(invalid("the request has no rule")) };
+    let (rule, prefix) = (matched.rule.clone(), matched.prefix);
     if rule.is_invalid() {
-        return Err(Reply::error(500, Flags::NO_BACKEND, "the route's rule cannot be carried out; see the route's status"));
+        return Err(invalid("the route's rule cannot be carried out; see the route's status"));
     }
-    Ok(rule)
+    filter(&rule.filters, header, ctx, (arrived, prefix))?;
+    let share = rule.share().ok_or_else(|| invalid("the route's rule has no backend with a weight"))?;
+    if let Some(stage) = which(ctx) {
+        stage.position = Some(share.position);
+    }
+    if let Some(record) = &mut ctx.record {
+        record.backend = record.backend.or(Some(share.position));
+    }
+    share.backend.cloned().ok_or_else(|| invalid("the route's backend is invalid; see the route's status"))
+}
+
+/// Asks the filters of the chosen backendRef that may answer.
+fn answer_of_backend(
+    header: &RequestHeader,
+    ctx: &mut RequestContext,
+    arrived: &Arrived<'_>,
+    which: fn(&RequestContext) -> &Option<Stage>,
+) -> Result<(), Reply> {
+    let Some(Stage { matched, position: Some(position) }) = which(ctx) else { return Ok(()) };
+    let (rule, prefix, position) = (matched.rule.clone(), matched.prefix, *position);
+    rule.backend_filters(position).map_or(Ok(()), |filters| filter(filters, header, ctx, (arrived, prefix)))
 }
 
 /// Asks the filters that may answer, in their order.
-fn filter(filters: &Filters, session: &ServerSession, ctx: &mut RequestContext, arrived: &Arrived<'_>) -> Result<(), Reply> {
-    let header = session.req_header();
+fn filter(
+    filters: &Filters,
+    header: &RequestHeader,
+    ctx: &mut RequestContext,
+    (arrived, prefix): (&Arrived<'_>, Option<usize>),
+) -> Result<(), Reply> {
     for filter in &filters.answering {
         match filter {
             Answering::Cors(filter) => {
@@ -151,12 +205,7 @@ fn filter(filters: &Filters, session: &ServerSession, ctx: &mut RequestContext, 
                 ctx.cors = Some(cors::actual(filter, &header.headers));
             }
             Answering::Redirect(filter) => {
-                let arrival = Arrival {
-                    https: arrived.https,
-                    host: arrived.host,
-                    port: arrived.port,
-                    prefix: ctx.matched.as_ref().and_then(|matched| matched.prefix),
-                };
+                let arrival = Arrival { https: arrived.https, host: arrived.host, port: arrived.port, prefix };
                 return Err(redirect::answer(filter, header, &arrival));
             }
         }
@@ -164,30 +213,24 @@ fn filter(filters: &Filters, session: &ServerSession, ctx: &mut RequestContext, 
     Ok(())
 }
 
-/// Draws a backend by the weights; returns the position of its backendRef.
-fn choose(
-    rule: &CompiledRule,
+/// How a backend is spoken to.
+fn destination(
+    key: &BackendKey,
     session: &ServerSession,
-    ctx: &mut RequestContext,
+    ctx: &RequestContext,
     (config, caller): (&Config, Caller),
-) -> Result<usize, Reply> {
-    let invalid = |text: &'static str| Reply::error(500, Flags::NO_BACKEND, text);
-    let share = rule.share().ok_or_else(|| invalid("the route's rule has no backend with a weight"))?;
-    if let Some(record) = &mut ctx.record {
-        record.backend = Some(share.position);
-    }
-    let key = share.backend.ok_or_else(|| invalid("the route's backend is invalid; see the route's status"))?;
+) -> Result<Destination, Reply> {
     let backend = config.backend(key);
     if backend.is_some_and(|backend| backend.is_refused()) {
-        return Err(invalid("the backend's BackendTLSPolicy cannot be carried out; see the policy's status"));
+        let text = "the backend's BackendTLSPolicy cannot be carried out; see the policy's status";
+        return Err(Reply::error(500, Flags::NO_BACKEND, text));
     }
     let Some(backend) = backend.filter(|backend| !backend.is_empty()) else {
         return Err(Reply::error(503, Flags::NO_HEALTHY_UPSTREAM, "the backend has no ready endpoint"));
     };
     let header = session.req_header();
     let upgrade = is_websocket(&header.method, header.version, &header.headers);
-    ctx.destination = Some(Destination {
-        position: share.position,
+    Ok(Destination {
         backend: backend.clone(),
         caller,
         wire: wire_of(backend.protocol(), ctx.grpc, upgrade),
@@ -196,8 +239,7 @@ fn choose(
             (false, true) => Manner::Stream,
             (false, false) => Manner::Plain,
         },
-    });
-    Ok(share.position)
+    })
 }
 
 /// Answers `Expect: 100-continue` here. If it were forwarded, the endpoint's 100 would take the client's connection with it (Pingora
@@ -218,11 +260,9 @@ async fn permit_body(session: &mut ServerSession) -> Result<()> {
     Ok(())
 }
 
-/// Sends copies to the mirrors of a rule and of the chosen backendRef.
-fn mirror(rule: &CompiledRule, session: &mut ServerSession, ctx: &mut RequestContext, mirrors: &Arc<Mirrors>) -> Result<()> {
-    let of_backend = ctx.destination.as_ref().and_then(|destination| rule.backend_filters(destination.position));
-    let of_backend = of_backend.map_or(&[][..], |filters| &filters.mirrors);
-    if rule.filters.mirrors.is_empty() && of_backend.is_empty() {
+/// Sends copies to the mirrors of rules and of the chosen backendRefs.
+fn mirror(session: &mut ServerSession, ctx: &mut RequestContext, mirrors: &Arc<Mirrors>) -> Result<()> {
+    if ctx.stages().flat_map(Stage::filters).all(|filters| filters.mirrors.is_empty()) {
         return Ok(());
     }
     let header = session.req_header();
@@ -230,21 +270,21 @@ fn mirror(rule: &CompiledRule, session: &mut ServerSession, ctx: &mut RequestCon
         return Ok(());
     };
     let Some(caller) = ctx.destination.as_ref().map(|destination| &destination.caller) else { return Ok(()) };
-    let drawn = rule.filters.mirrors.iter().chain(of_backend).filter_map(|mirror| config.backend(mirror.draw()?));
-    let allowed = drawn.filter(|backend| !backend.is_refused());
-    let targets: Vec<_> = allowed
-        .filter_map(|backend| Some((backend.choose_for(caller, &mut Tried::default()).ok()?, backend.protocol())))
-        .collect();
-    if targets.is_empty() {
-        return Ok(());
-    }
     let mut request = header.clone();
-    forward::apply_filters(&mut request, &rule.filters, ctx)?;
     let mut copies = Copies::default();
     let has_body = !session.is_body_empty();
-    for (endpoint, protocol) in targets {
-        let wire = wire_of(protocol, ctx.grpc, false);
-        mirrors.send((endpoint, wire, caller), request.clone(), has_body.then_some(&mut copies));
+    for stage in ctx.stages() {
+        // As the rule leaves the request; what its backendRef does to it is for that backend only.
+        forward::apply_filters(&mut request, &stage.matched.rule.filters, stage.matched.prefix)?;
+        let drawn = stage.filters().flat_map(|filters| &filters.mirrors).filter_map(|mirror| config.backend(mirror.draw()?));
+        for backend in drawn.filter(|backend| !backend.is_refused()) {
+            let Ok(endpoint) = backend.choose_for(caller, &mut Tried::default()) else { continue };
+            let wire = wire_of(backend.protocol(), ctx.grpc, false);
+            mirrors.send((endpoint, wire, caller), request.clone(), has_body.then_some(&mut copies));
+        }
+        if let Some(filters) = stage.position.and_then(|position| stage.matched.rule.backend_filters(position)) {
+            forward::apply_filters(&mut request, filters, stage.matched.prefix)?;
+        }
     }
     ctx.copies = (!copies.is_empty()).then_some(copies);
     Ok(())

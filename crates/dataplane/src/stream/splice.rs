@@ -31,7 +31,7 @@ thread_local! {
 }
 
 /// A client and an endpoint.
-pub(super) struct Splice {
+pub(crate) struct Splice {
     client: Transport,
     endpoint: Transport,
     up: Half,
@@ -78,7 +78,7 @@ enum Fault {
 
 impl Splice {
     /// `first` is what was read from the client already, and goes to the endpoint before all else.
-    pub(super) fn new(client: Transport, endpoint: Transport, first: Vec<u8>) -> Self {
+    pub(crate) fn new(client: Transport, endpoint: Transport, first: Vec<u8>) -> Self {
         let up = Half { waiting: first, ..Half::default() };
         Self { client, endpoint, up, down: Half::default(), active: Instant::now() }
     }
@@ -268,7 +268,7 @@ fn write(written: &Poll<io::Result<usize>>) -> Result<Option<usize>, Fault> {
 }
 
 /// Makes dropping a socket a reset.
-pub(super) fn reset(socket: &TcpStream) {
+pub(crate) fn reset(socket: &TcpStream) {
     // It is closed in any case.
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }

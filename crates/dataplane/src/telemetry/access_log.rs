@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::{HOST, HeaderMap, HeaderName, USER_AGENT};
 use isthmus_routing::{BackendKey, Version};
 
-use super::metrics::series::{Parent, SERVICE};
+use super::metrics::series::{PASSTHROUGH, Parent, SERVICE, WORKLOAD};
 use super::stream::{StreamRecord, StreamSummary};
 use super::{Exchange, Flags, ParentMetrics, RequestRecord, RuleMetrics};
 pub(crate) use writer::AccessLogWriter;
@@ -161,14 +161,22 @@ impl Line {
 
     /// Whose the request is.
     fn parent(&mut self, parent: Option<&Parent>) {
-        let Some(Parent { kind, namespace, name, section, .. }) = parent else {
+        let Some(Parent { direction, kind, namespace, name, section, source }) = parent else {
             return ["gateway", "listener"].iter().for_each(|key| self.text(key, None));
         };
-        if *kind == SERVICE {
-            return self.name("service", &[kind, "/", namespace, "/", name, ":", section]);
+        match (*kind, *direction) {
+            (SERVICE, _) => self.name("service", &[kind, "/", namespace, "/", name, ":", section]),
+            (PASSTHROUGH, _) => self.text("destination", Some(kind.as_bytes())),
+            (WORKLOAD, "inbound") => match source {
+                Some(source) => self.shown("source", source),
+                None => self.text("source", None),
+            },
+            (WORKLOAD, _) => self.name("destination", &["ServiceAccount/", namespace, "/", name]),
+            _ => {
+                self.name("gateway", &[kind, "/", namespace, "/", name]);
+                self.text("listener", Some(section.as_bytes()));
+            }
         }
-        self.name("gateway", &[kind, "/", namespace, "/", name]);
-        self.text("listener", Some(section.as_bytes()));
     }
 
     /// What took it.

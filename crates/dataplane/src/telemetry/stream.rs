@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_routing::Version;
+use isthmus_routing::{Protocol, Version};
 
 use super::{ParentMetrics, RuleMetrics, StreamEnd, StreamMetrics};
 
@@ -17,7 +17,7 @@ pub(crate) struct StreamRecord {
     pub(crate) start_time: SystemTime,
     /// `TCP` or `TLS`: the listener's protocol.
     pub(crate) protocol: &'static str,
-    /// The listener that took it.
+    /// What took it.
     pub(crate) listener: Arc<ParentMetrics>,
     /// The rule that took it; none: no rule did.
     pub(crate) rule: Option<Arc<RuleMetrics>>,
@@ -33,7 +33,7 @@ pub(crate) struct StreamRecord {
     pub(crate) client_certificate: Option<Box<str>>,
     /// Who connected.
     pub(crate) client: SocketAddr,
-    /// Where it was accepted.
+    /// Where it was accepted; if a sidecar took it, where it was going.
     pub(crate) local: SocketAddr,
     /// The snapshot that decided.
     pub(crate) config_version: Version,
@@ -53,6 +53,30 @@ pub(crate) struct StreamSummary {
 }
 
 impl StreamRecord {
+    /// Of a connection over TCP that was accepted then, by whom and where.
+    pub(crate) fn new(
+        (started, start_time): (Instant, SystemTime),
+        listener: Arc<ParentMetrics>,
+        (client, local): (SocketAddr, SocketAddr),
+        config_version: Version,
+    ) -> Self {
+        Self {
+            started,
+            start_time,
+            protocol: Protocol::Tcp.as_str(),
+            listener,
+            rule: None,
+            backend: None,
+            endpoint: None,
+            attempts: 0,
+            server_name: None,
+            client_certificate: None,
+            client,
+            local,
+            config_version,
+        }
+    }
+
     /// What counts it: by its backend if it has one, else by its listener.
     pub(crate) fn metrics(&self) -> &StreamMetrics {
         match &self.rule {

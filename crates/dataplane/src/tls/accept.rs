@@ -183,7 +183,7 @@ pub(super) async fn read_hello(
 }
 
 /// Says the last word and reads on until the client has heard it: a reset would overtake it.
-pub(super) async fn refuse(mut socket: TcpStream, answer: &[u8], limits: &Limits) {
+pub(crate) async fn refuse(mut socket: TcpStream, answer: &[u8], limits: &Limits) {
     let last_word = async {
         socket.write_all(answer).await?;
         socket.shutdown().await?;

@@ -11,10 +11,10 @@ use x509_parser_of_pingora::prelude::{FromDer, X509Certificate};
 use crate::tls::client::certificates_of;
 
 /// The same roots as rustls and as Pingora take them.
-pub(super) struct Authorities {
-    pub(super) store: Arc<RootCertStore>,
+pub(crate) struct Authorities {
+    pub(crate) store: Arc<RootCertStore>,
     /// None: the system's, which Pingora has read itself.
-    pub(super) pingora: Option<Arc<CaType>>,
+    pub(crate) pingora: Option<Arc<CaType>>,
 }
 
 /// Read when the first policy asks for them; `SSL_CERT_FILE` and `SSL_CERT_DIR` say from where, as they do for Pingora.
@@ -30,12 +30,12 @@ static SYSTEM: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
 
 impl Authorities {
     /// Those of the machine.
-    pub(super) fn system() -> Self {
+    pub(crate) fn system() -> Self {
         Self { store: SYSTEM.clone(), pingora: None }
     }
 
     /// Those of all these together. What does not parse is left out, so fewer certificates are valid and never more; without any root none is.
-    pub(super) fn of<'b>(bundles: impl Iterator<Item = &'b Bundle>) -> Self {
+    pub(crate) fn of<'b>(bundles: impl Iterator<Item = &'b Bundle>) -> Self {
         let mut store = RootCertStore::empty();
         let mut pingora = Vec::new();
         for bundle in bundles {

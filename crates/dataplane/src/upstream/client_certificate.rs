@@ -1,32 +1,37 @@
-//! What a Gateway shows to backends that ask who is there.
+//! What is shown to backends that ask who is there.
 
 use std::sync::Arc;
 
 use isthmus_routing::{Certificate, CertificateKey, Gateway, Snapshot};
 use pingora_core::utils::tls::CertKey;
 use rustls::client::ResolvesClientCert;
-use rustls::sign::SingleCertAndKey;
+use rustls::server::ResolvesServerCert;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::{authorities, next_id};
 use crate::tls::certificate::{CertificateError, Loaded};
 
-/// The certificate of `spec.tls.backend.clientCertificateRef`, as both TLS libraries take it.
+/// The certificate of `spec.tls.backend.clientCertificateRef`, or our own in the mesh, as both TLS libraries take it.
 #[derive(Debug)]
 pub(crate) struct ClientCertificate {
-    reference: CertificateKey,
+    /// None: it is our own.
+    reference: Option<CertificateKey>,
     source: Arc<Certificate>,
     id: u64,
+    key: Arc<CertifiedKey>,
     resolver: Arc<SingleCertAndKey>,
     pingora: Arc<CertKey>,
 }
 
 /// Why it cannot be shown.
 #[derive(Debug, thiserror::Error)]
-enum Unusable {
+pub(crate) enum Unusable {
+    /// It is broken.
     #[error("{0}")]
     Certificate(#[from] CertificateError),
+    /// One of the two libraries does not take it.
     #[error("its chain or its key is of a kind that cannot be shown to backends")]
     Kind,
 }
@@ -36,7 +41,7 @@ impl ClientCertificate {
     /// cannot be used stays as it was before.
     pub(crate) fn of(gateway: &Gateway, snapshot: &Snapshot, previous: Option<&Arc<Self>>) -> Option<Arc<Self>> {
         let reference = gateway.client_certificate.as_ref()?;
-        let previous = previous.filter(|previous| previous.reference == *reference);
+        let previous = previous.filter(|previous| previous.reference.as_ref() == Some(reference));
         let Some(source) = snapshot.certificates.get(reference) else {
             tracing::warn!("{reference}, which a Gateway shows to backends, is not there, so none is shown");
             return None;
@@ -44,7 +49,7 @@ impl ClientCertificate {
         if let Some(previous) = previous.filter(|previous| previous.source == *source) {
             return Some(previous.clone());
         }
-        match Self::parse(reference, source) {
+        match Self::parse(Some(reference), source) {
             Ok(certificate) => Some(Arc::new(certificate)),
             Err(fault) => {
                 let kept = if previous.is_some() { "; the last good one is still shown" } else { "" };
@@ -67,7 +72,25 @@ impl ClientCertificate {
         self.pingora.clone()
     }
 
-    fn parse(reference: &CertificateKey, source: &Arc<Certificate>) -> Result<Self, Unusable> {
+    /// Our own in the mesh.
+    ///
+    /// # Errors
+    /// When it cannot be shown.
+    pub(crate) fn own(source: &Arc<Certificate>) -> Result<Self, Unusable> {
+        Self::parse(None, source)
+    }
+
+    /// The chain, leaf first, with what signs for it.
+    pub(crate) fn certified_key(&self) -> &CertifiedKey {
+        &self.key
+    }
+
+    /// For whoever shows the same to those who connect to us.
+    pub(crate) fn as_server(&self) -> Arc<dyn ResolvesServerCert> {
+        self.resolver.clone()
+    }
+
+    fn parse(reference: Option<&CertificateKey>, source: &Arc<Certificate>) -> Result<Self, Unusable> {
         let loaded = Loaded::parse(source)?;
         let chain: Vec<Vec<u8>> = loaded.certified_key().cert.iter().map(|der| der.to_vec()).collect();
         let key = PrivateKeyDer::from_pem_slice(source.key.as_bytes()).map_err(CertificateError::Key)?.secret_der().to_vec();
@@ -77,9 +100,10 @@ impl ClientCertificate {
             return Err(Unusable::Kind);
         }
         Ok(Self {
-            reference: reference.clone(),
+            reference: reference.cloned(),
             source: source.clone(),
             id: next_id(),
+            key: loaded.certified_key().clone(),
             resolver: Arc::new(SingleCertAndKey::from(loaded.certified_key().as_ref().clone())),
             pingora: Arc::new(CertKey::new(chain, key)),
         })

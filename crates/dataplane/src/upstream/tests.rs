@@ -1,5 +1,6 @@
 //! Policies against real TLS servers: by themselves, and through the whole proxy.
 
+mod mesh;
 mod pki;
 mod requests;
 mod server;
@@ -219,9 +220,9 @@ async fn those_who_wait_for_a_probe_share_it_and_a_failure_is_remembered() {
     assert!(all(&bad).await.into_iter().all(|admitted| !admitted));
     assert!(!admit(&bad).await);
     assert_eq!(server.connections(), 3);
-    assert!(bad.recent_failure(server.address, &Caller::of_nobody()).is_some_and(|failure| failure.is_refusal()));
+    assert!(bad.failure(server.address, (&Caller::of_nobody(), None)).is_some_and(|failure| failure.is_refusal()));
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert!(bad.recent_failure(server.address, &Caller::of_nobody()).is_none());
+    assert!(bad.failure(server.address, (&Caller::of_nobody(), None)).is_none());
     assert!(!admit(&bad).await);
     assert_eq!(server.connections(), 4);
 }

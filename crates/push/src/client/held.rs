@@ -1,10 +1,10 @@
 //! What this proxy was given at last, and whether its data plane serves it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use isthmus_routing::snapshot::Models;
-use isthmus_routing::{Snapshot, Version};
+use isthmus_routing::{BackendKey, Snapshot, Version};
 use tokio::sync::watch;
 
 use super::Outcome;
@@ -102,9 +102,9 @@ impl Held {
         self.committed.as_ref().map(|committed| committed.version)
     }
 
-    pub(super) fn hello(&self, models: &Models) -> Hello {
+    pub(super) fn hello(&self, models: &Models, calls: BTreeSet<BackendKey>) -> Hello {
         let held = self.version().map(|version| message::Held { version, served: self.answer() });
-        Hello { oldest: models.oldest, newest: models.newest, package: PACKAGE.to_owned(), held }
+        Hello { oldest: models.oldest, newest: models.newest, package: PACKAGE.to_owned(), held, calls }
     }
 }
 
@@ -133,6 +133,10 @@ mod tests {
     }
 
     impl Fixture {
+        fn hello(&self) -> Hello {
+            self.held.hello(&Models::default(), BTreeSet::new())
+        }
+
         fn serve(&mut self) {
             let version = Some(self.snapshots.borrow_and_update().version());
             self.outcomes.send_replace(Outcome { version, faults: BTreeMap::new() });
@@ -143,10 +147,10 @@ mod tests {
     async fn only_what_is_served_is_answered() {
         let mut f = fixture();
         let version = snapshot(1).version();
-        assert!(f.held.answer().is_none() && f.held.hello(&Models::default()).held.is_none());
+        assert!(f.held.answer().is_none() && f.hello().held.is_none());
         assert!(!f.held.commit(version, snapshot(1), Vec::new()).await);
         assert!(f.held.answer().is_none());
-        assert_eq!(f.held.hello(&Models::default()).held.map(|held| held.served), Some(None));
+        assert_eq!(f.hello().held.map(|held| held.served), Some(None));
         f.serve();
         assert_eq!(f.held.answer().map(|ack| ack.version), Some(version));
         assert!(f.held.commit(version, snapshot(1), Vec::new()).await, "it has that already");

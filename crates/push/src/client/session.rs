@@ -10,14 +10,15 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Limits;
+use super::certificate::Answer;
 use super::connect::Stream;
 use super::held::Held;
 use super::staging::Staging;
 use super::store::Store;
+use super::{Asks, Limits};
 use crate::body::{ReadError, Reader};
 use crate::frame::frame;
-use crate::message::{FromProxy, Nack, ReadToProxy};
+use crate::message::{Csr, FromProxy, Nack, ReadToProxy, Subscribe};
 
 /// Bytes of a message to the controller.
 const MESSAGE: usize = 1 << 20;
@@ -55,6 +56,7 @@ pub(super) struct Session<'c> {
     reader: Reader,
     chunks: mpsc::Sender<Bytes>,
     held: &'c mut Held,
+    asks: &'c mut Asks,
     store: Option<&'c Store>,
     serve: Duration,
     staging: Staging,
@@ -68,7 +70,7 @@ pub(super) struct Session<'c> {
 }
 
 impl<'c> Session<'c> {
-    pub(super) fn new(stream: Stream, held: &'c mut Held, store: Option<&'c Store>, limits: &Limits) -> Self {
+    pub(super) fn new(stream: Stream, held: &'c mut Held, asks: &'c mut Asks, store: Option<&'c Store>, limits: &Limits) -> Self {
         let staging = held.staging();
         let Stream { reader, chunks, connection, .. } = stream;
         let serve = limits.serve;
@@ -76,6 +78,7 @@ impl<'c> Session<'c> {
             reader,
             chunks,
             held,
+            asks,
             store,
             serve,
             staging,
@@ -88,6 +91,9 @@ impl<'c> Session<'c> {
 
     /// Cancel safe in so far as what was committed stays, and what was not is sent again on the next stream.
     pub(super) async fn run(mut self) -> End {
+        if let Err(end) = self.request() {
+            return end;
+        }
         loop {
             if let Err(end) = self.step().await {
                 return end;
@@ -97,12 +103,21 @@ impl<'c> Session<'c> {
 
     async fn step(&mut self) -> Result<(), End> {
         let late = self.awaited.map(|(_, deadline)| deadline);
+        let Asks { wanted, requests } = &mut *self.asks;
+        let requested = async {
+            match requests {
+                Some(requests) => requests.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             frame = self.reader.next() => {
                 let frame = frame?.ok_or(End::Controller)?;
                 self.hear(&frame).await
             }
             () = self.held.reported() => self.answer(),
+            () = wanted.changed() => self.subscribe(),
+            () = requested => self.request(),
             () = tokio::time::sleep_until(late.unwrap_or_else(Instant::now)), if late.is_some() => self.refuse_late(),
         }
     }
@@ -127,6 +142,11 @@ impl<'c> Session<'c> {
         if let Some(commit) = message.commit {
             self.commit(commit.version).await?;
         }
+        if let Some(requests) = &self.asks.requests {
+            let certificate = message.certificate.map(|certificate| Answer::Certificate(certificate.chain));
+            let denied = message.denied.map(|denied| Answer::Denied(denied.reason));
+            certificate.into_iter().chain(denied).for_each(|answer| requests.answer(answer));
+        }
         if let Some(refer) = message.refer {
             return Err(End::Refer(refer.address));
         }
@@ -134,6 +154,22 @@ impl<'c> Session<'c> {
             return Err(End::Renew);
         }
         Ok(())
+    }
+
+    /// The Hello has said what was wanted before.
+    fn subscribe(&mut self) -> Result<(), End> {
+        match self.asks.wanted.news() {
+            Some(services) => self.say(&FromProxy::Subscribe(Subscribe { services })),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks for a certificate, if one is due.
+    fn request(&mut self) -> Result<(), End> {
+        match self.asks.requests.as_mut().and_then(|requests| requests.current()) {
+            Some(csr) => self.say(&FromProxy::Csr(Csr { csr: csr.to_string() })),
+            None => Ok(()),
+        }
     }
 
     fn synced(&self) -> Result<(), End> {

@@ -14,9 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::accept::Stage;
 use super::session::Session;
-use super::{Denied, Identity, Role, Shared, count};
+use super::{Denied, Peer, Role, Shared, count};
 use crate::body::{Outgoing, Reader};
-use crate::message::{Hello, ReadFromProxy};
+use crate::message::{CALLS, Hello, ReadFromProxy};
 use crate::{LEADER, PACKAGE, PATH};
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
@@ -67,7 +67,7 @@ pub(super) async fn admit(
 
 /// A request that gets a stream.
 struct Accepted {
-    identity: Identity,
+    proxy: Peer,
     hello: Hello,
     model: ModelVersion,
     reader: Reader,
@@ -97,7 +97,7 @@ async fn accepted(request: Request<Incoming>, shared: &Shared) -> Result<Accepte
         let text = format!("this controller has as many streams as it may ({})", shared.options.limits.streams);
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
-    let identity = identity(&request, shared).await?;
+    let proxy = proxy(&request, shared).await?;
     let mut reader = Reader::new(request.into_body(), shared.options.limits.message);
     let hello = hello(&mut reader).await.map_err(|fault| Refusal::new(StatusCode::BAD_REQUEST, fault))?;
     let models = &shared.options.models;
@@ -108,10 +108,10 @@ async fn accepted(request: Request<Incoming>, shared: &Shared) -> Result<Accepte
         );
         Refusal::new(StatusCode::NOT_IMPLEMENTED, text)
     })?;
-    Ok(Accepted { identity, hello, model, reader, permit })
+    Ok(Accepted { proxy, hello, model, reader, permit })
 }
 
-async fn identity(request: &Request<Incoming>, shared: &Shared) -> Result<Identity, Refusal> {
+async fn proxy(request: &Request<Incoming>, shared: &Shared) -> Result<Peer, Refusal> {
     let token = request
         .headers()
         .get(header::AUTHORIZATION)
@@ -135,14 +135,18 @@ async fn hello(reader: &mut Reader) -> Result<Hello, String> {
     let first = reader.next().await.map_err(|error| error.to_string())?.ok_or("the first message is missing")?;
     let message: ReadFromProxy =
         serde_json::from_slice(&first).map_err(|error| format!("the first message is broken: {error}"))?;
-    message.hello.ok_or_else(|| "the first message is not a hello".to_owned())
+    let hello = message.hello.ok_or("the first message is not a hello")?;
+    match hello.calls.len() {
+        0..=CALLS => Ok(hello),
+        calls => Err(format!("this proxy subscribes to {calls} Services, and may to {CALLS}")),
+    }
 }
 
 impl Accepted {
     fn start(self, peer: SocketAddr, shared: Arc<Shared>, stage: Arc<watch::Sender<Stage>>) -> Answer {
         let (chunks, body) = Outgoing::new(CHUNKS);
-        let Self { identity, hello, model, reader, permit } = self;
-        let session = Session::new(identity, hello, model, chunks, shared);
+        let Self { proxy, hello, model, reader, permit } = self;
+        let session = Session::new(proxy, hello, model, chunks, shared);
         tokio::spawn(async move {
             session.run(reader, peer).await;
             drop(permit);

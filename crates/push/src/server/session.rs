@@ -1,49 +1,42 @@
 //! One proxy's stream: what it lacks is sent, what it says is taken down.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use isthmus_routing::BackendKey;
 use isthmus_routing::snapshot::{Changes, Item, ModelVersion};
-use isthmus_routing::{Snapshot, Version};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
-use super::published::{Published, Sendable};
-use super::registry::Entered;
-use super::{Identity, Proxy, Role, Shared, count};
+use super::parts::{Calls, Owner};
+use super::published::{Edition, Published, Sendable};
+use super::registry::{Entered, Member};
+use super::sign::{self, Requests};
+use super::unanswered::{Answer, Unanswered};
+use super::{Peer, Proxy, Role, Shared, Sidecar, Subject, count};
 use crate::PACKAGE;
 use crate::body::{ReadError, Reader, Unsent, send};
 use crate::frame::{self, FrameError};
-use crate::message::{Ack, Hello, ReadFromProxy, ToProxy, Welcome};
+use crate::message::{self, Ack, Hello, ReadFromProxy, ToProxy, Welcome};
 
 /// Bytes after which messages are sent on.
 const CHUNK: usize = 64 << 10;
 
 /// A proxy that was admitted.
 pub(super) struct Session {
-    identity: Identity,
+    peer: Peer,
     hello: Hello,
     model: ModelVersion,
     chunks: mpsc::Sender<Bytes>,
     shared: Arc<Shared>,
     unanswered: Unanswered,
-}
-
-/// Versions that were sent and not answered, oldest first, each as the proxy knows it and as it was published.
-#[derive(Debug, Default)]
-struct Unanswered {
-    versions: Mutex<Versions>,
-    fewer: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Versions {
-    sent: VecDeque<(Version, Version)>,
-    /// The last one that was refused; it may be served later all the same.
-    refused: Option<(Version, Version)>,
+    /// What it subscribes to; of a sidecar only.
+    calls: watch::Sender<Calls>,
+    requests: Requests,
 }
 
 /// Why a stream ends.
@@ -59,6 +52,8 @@ enum End {
     Slow(Duration),
     #[error("{0}; nothing of it was sent")]
     Frame(#[from] FrameError),
+    #[error("the proxy subscribes to {0} Services, and may to {most}", most = message::CALLS)]
+    Calls(usize),
     #[error("its pod has opened another one")]
     Replaced,
     #[error("it is old, and the proxy has to prove again who it is")]
@@ -71,32 +66,34 @@ enum End {
 
 impl Session {
     pub(super) fn new(
-        identity: Identity,
-        hello: Hello,
+        peer: Peer,
+        mut hello: Hello,
         model: ModelVersion,
         chunks: mpsc::Sender<Bytes>,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { identity, hello, model, chunks, shared, unanswered: Unanswered::default() }
+        let calls = Calls::new(&peer.subject.identity().namespace, std::mem::take(&mut hello.calls));
+        let (unanswered, requests) = (Unanswered::default(), Requests::default());
+        Self { peer, hello, model, chunks, shared, unanswered, calls: watch::Sender::new(calls), requests }
     }
 
     /// Until the stream ends, for whatever reason.
-    pub(super) async fn run(self, reader: Reader, peer: SocketAddr) {
-        let Identity { gateway, pod } = &self.identity;
-        let counts = &self.shared.counts;
-        tracing::info!(%gateway, pod, %peer, model = %self.model, package = self.hello.package, "a proxy has connected");
+    pub(super) async fn run(self, reader: Reader, address: SocketAddr) {
+        let (proxy, counts) = (&self.peer, &self.shared.counts);
+        tracing::info!(%proxy, peer = %address, model = %self.model, package = self.hello.package, "a proxy has connected");
         count(&counts.streams);
         counts.connected.fetch_add(1, Ordering::Relaxed);
-        let (entered, replaced) = self.shared.registry.enter(&self.identity, self.proxy());
+        let (entered, replaced) = self.shared.registry.enter(&self.peer, self.member());
         // Each of these may be dropped at any time: what is sent, is sent in whole messages.
         let end = tokio::select! {
             biased;
             end = self.interrupted(replaced) => end,
             end = self.listen(reader, &entered) => end,
+            end = self.certify() => end,
             end = self.feed(&entered) => end,
         };
         counts.connected.fetch_sub(1, Ordering::Relaxed);
-        tracing::info!(%gateway, pod, %peer, "the stream of a proxy has ended: {end}");
+        tracing::info!(%proxy, peer = %address, "the stream of a proxy has ended: {end}");
         match end {
             End::Age => {
                 self.farewell(&ToProxy::Renew {}).await;
@@ -109,22 +106,42 @@ impl Session {
     }
 
     /// What is known of it at the start: a proxy that opens a new stream goes on serving what it served on the old one.
-    fn proxy(&self) -> Proxy {
+    fn member(&self) -> Member {
         let served = self.hello.held.as_ref().and_then(|held| held.served.clone());
-        let published = self.current(&self.shared.published).map(|target| (target.version, target.published));
-        let acked = served.as_ref().and_then(|served| match published {
-            Some((version, published)) if version == served.version => Some(published),
-            // In the newest model both are one.
-            _ => (self.model == self.shared.options.models.newest).then_some(served.version),
-        });
-        let (listeners, unknown) = served.map(|served| (served.faults, served.unknown)).unwrap_or_default();
-        let package = self.hello.package.clone();
-        Proxy { package, model: self.model, acked, nack: None, listeners, unknown, lacking: BTreeMap::new() }
+        let target = self.current(&self.shared.published);
+        let edition = served.as_ref().zip(target).filter(|(served, target)| target.version() == served.version);
+        let edition = edition.map(|(_, target)| target.edition);
+        let (package, model) = (self.hello.package.clone(), self.model);
+        let lacking = BTreeMap::new();
+        match &self.peer.subject {
+            Subject::Gateway { .. } => {
+                let acked = match edition {
+                    Some(Edition::Gateway(published)) => Some(published),
+                    // In the newest model both are one.
+                    _ => served.as_ref().filter(|_| model == self.shared.options.models.newest).map(|served| served.version),
+                };
+                let (listeners, unknown) = served.map(|served| (served.faults, served.unknown)).unwrap_or_default();
+                Member::Proxy(Proxy { package, model, acked, nack: None, listeners, unknown, lacking })
+            }
+            Subject::Workload { .. } => {
+                let acked = edition.and_then(|edition| if let Edition::Mesh(number) = edition { Some(number) } else { None });
+                let calls = self.calls.borrow().services.clone();
+                Member::Sidecar(Sidecar { package, model, acked, nack: None, calls, lacking })
+            }
+        }
     }
 
-    fn current(&self, published: &watch::Receiver<Option<Published>>) -> Option<Arc<Sendable>> {
-        let entry = published.borrow().as_ref()?.get(&self.identity.gateway)?.clone();
-        Some(entry.for_model(self.model, &self.shared.options.models))
+    fn current(&self, published: &watch::Receiver<Option<Published>>) -> Option<Sendable> {
+        let published = published.borrow().as_ref()?.clone();
+        let models = &self.shared.options.models;
+        match &self.peer.subject {
+            Subject::Gateway { gateway, .. } => Some(published.gateway(gateway)?.for_model(self.model, models)),
+            Subject::Workload { identity } => {
+                let calls = self.calls.borrow().clone();
+                let owner = Owner { namespace: &identity.namespace, pod: &self.peer.pod, calls: &calls, model: self.model };
+                Some(published.mesh()?.of(owner, models))
+            }
+        }
     }
 
     async fn interrupted(&self, replaced: oneshot::Receiver<()>) -> End {
@@ -158,28 +175,62 @@ impl Session {
 
     async fn hear(&self, reader: &mut Reader, entered: &Entered) -> Result<(), End> {
         let frame = reader.next().await?.ok_or(End::Proxy)?;
-        let ReadFromProxy { ack, nack, .. } = serde_json::from_slice(&frame)?;
-        let counts = &self.shared.counts;
-        let gateway = &self.identity.gateway;
+        let ReadFromProxy { ack, nack, subscribe, csr, .. } = serde_json::from_slice(&frame)?;
+        let (proxy, counts) = (&self.peer, &self.shared.counts);
         if let Some(Ack { version, faults, unknown }) = ack {
             count(&counts.acks);
-            let published = self.unanswered.acked(version);
-            entered.update(|proxy| {
+            let served = self.unanswered.acked(version);
+            entered.update(|member| {
                 // Otherwise it says something new of a version that it serves already, whatever it has refused since.
-                if published.is_some() {
-                    (proxy.acked, proxy.nack) = (published, None);
+                if let Some(served) = served {
+                    member.serves(served);
                 }
-                (proxy.listeners, proxy.unknown) = (faults, unknown);
+                member.says(faults, unknown);
             });
         }
         if let Some(nack) = nack {
             count(&counts.nacks);
-            tracing::warn!(%gateway, pod = self.identity.pod, version = %nack.version, "a proxy refuses a version: {}", nack.reason);
-            if let Some(published) = self.unanswered.nacked(nack.version) {
-                entered.update(|proxy| proxy.nack = Some((published, nack.reason)));
+            tracing::warn!(%proxy, version = %nack.version, "a proxy refuses a version: {}", nack.reason);
+            if let Some(refused) = self.unanswered.nacked(nack.version) {
+                entered.update(|member| member.refuses(refused, nack.reason));
             }
         }
+        if let Some(subscribe) = subscribe {
+            self.subscribe(subscribe.services, entered)?;
+        }
+        if let Some(csr) = csr {
+            self.requests.put(csr);
+        }
         Ok(())
+    }
+
+    /// What it subscribes to is known before it is sent anything of it.
+    fn subscribe(&self, services: BTreeSet<BackendKey>, entered: &Entered) -> Result<(), End> {
+        if services.len() > message::CALLS {
+            return Err(End::Calls(services.len()));
+        }
+        if *self.calls.borrow().services != services {
+            let calls = Calls::new(&self.peer.subject.identity().namespace, services);
+            entered.update(|member| member.calls(calls.services.clone()));
+            self.calls.send_replace(calls);
+        }
+        Ok(())
+    }
+
+    /// Answers requests for certificates, one after the other.
+    async fn certify(&self) -> End {
+        loop {
+            let csr = self.requests.next().await;
+            let next = Instant::now() + self.shared.options.limits.sign_every;
+            let answer = sign::answer(&self.peer.subject, csr, &self.shared).await;
+            if let ToProxy::Denied { reason } = &answer {
+                tracing::warn!(proxy = %self.peer, "a proxy gets no certificate: {reason}");
+            }
+            if let Err(end) = self.send(&answer).await {
+                return end;
+            }
+            tokio::time::sleep_until(next).await;
+        }
     }
 
     /// Sends every newest snapshot, as a difference to the one that was sent before.
@@ -192,49 +243,65 @@ impl Session {
 
     async fn try_feed(&self, entered: &Entered) -> Result<std::convert::Infallible, End> {
         self.send(&ToProxy::Welcome(Welcome { model: self.model, package: PACKAGE.to_owned() })).await?;
-        let mut published = self.shared.published.clone();
-        let mut sent: Option<Arc<Sendable>> = None;
+        let (mut published, mut calls) = (self.shared.published.clone(), self.calls.subscribe());
+        let mut sent: Option<Sendable> = None;
         loop {
             // First, so that what is sent then is the newest.
             self.room().await?;
             published.borrow_and_update();
+            calls.borrow_and_update();
             let target = self.current(&published);
-            if let Some(target) = target.filter(|target| sent.as_ref().is_none_or(|sent| !Arc::ptr_eq(sent, target))) {
-                self.send_version(sent.as_deref(), &target).await?;
-                count(&self.shared.counts.commits);
-                entered.update(|proxy| proxy.lacking.clone_from(&target.lacking));
+            if let Some(target) = target.filter(|target| sent.as_ref().is_none_or(|sent| !sent.is(target))) {
+                self.bring(sent.as_ref(), &target, entered).await?;
                 sent = Some(target);
             }
-            published.changed().await.map_err(|_| End::Stopped)?;
+            tokio::select! {
+                changed = published.changed() => changed.map_err(|_| End::Stopped)?,
+                // Its sender is this session's own.
+                _ = calls.changed() => {}
+            }
         }
+    }
+
+    /// Makes the proxy hold `target`, or finds that it does.
+    async fn bring(&self, sent: Option<&Sendable>, target: &Sendable, entered: &Entered) -> Result<(), End> {
+        let changes = target.changes(sent);
+        if sent.is_none() || !changes.is_empty() {
+            self.send_version(sent.is_some(), target, changes).await?;
+            count(&self.shared.counts.commits);
+        } else {
+            // To this proxy it is the same.
+            match self.unanswered.also(target.edition) {
+                Some(Answer::Served) => entered.update(|member| member.serves(target.edition)),
+                Some(Answer::Refused) => entered.update(|member| member.refuses_also(target.edition)),
+                None => {}
+            }
+        }
+        entered.update(|member| member.lacks(&target.part.lacking));
+        Ok(())
     }
 
     /// A proxy that does not answer is sent no more after a while: it could not be told apart from one that is lost.
     async fn room(&self) -> Result<(), End> {
         let limits = &self.shared.options.limits;
-        let room = async {
-            while self.unanswered.len() >= limits.unanswered {
-                self.unanswered.fewer.notified().await;
-            }
-        };
+        let room = self.unanswered.room(limits.unanswered);
         tokio::time::timeout(limits.write, room).await.map_err(|_| End::Slow(limits.write))
     }
 
-    /// Sends what makes `target` of what was sent before, or of what the proxy holds.
-    async fn send_version(&self, sent: Option<&Sendable>, target: &Sendable) -> Result<(), End> {
+    /// Sends changes to what was sent before, or to what the proxy holds, or to nothing.
+    async fn send_version(&self, synced: bool, target: &Sendable, changes: Changes) -> Result<(), End> {
         let held = self.hello.held.as_ref().map(|held| held.version);
+        let version = target.version();
         let mut chunk = Vec::new();
-        match sent {
-            Some(sent) => self.send_changes(&mut chunk, target.snapshot.changes(&sent.snapshot)).await?,
-            None if held == Some(target.version) => {}
-            None => {
-                self.append(&mut chunk, &ToProxy::Reset {})?;
-                self.send_changes(&mut chunk, target.snapshot.changes(&Snapshot::default())).await?;
-            }
+        if synced {
+            self.send_changes(&mut chunk, changes).await?;
+        } else if held != Some(version) {
+            self.append(&mut chunk, &ToProxy::Reset {})?;
+            self.send_changes(&mut chunk, changes).await?;
         }
-        self.append(&mut chunk, &ToProxy::Commit { version: target.version })?;
+        self.append(&mut chunk, &ToProxy::Commit { version })?;
         // Before it is sent, because the answer may be quick.
-        self.unanswered.sent(target.version, target.published);
+        self.unanswered.sent(version, target.edition);
         self.send_chunk(chunk).await
     }
 
@@ -257,8 +324,7 @@ impl Session {
     }
 
     fn cannot_send(&self, item: &Item, end: &End) {
-        let gateway = &self.identity.gateway;
-        tracing::error!(%gateway, "{} cannot be sent to proxies: {end}", item.key());
+        tracing::error!(proxy = %self.peer, "{} cannot be sent to proxies: {end}", item.key());
     }
 
     async fn send(&self, message: &ToProxy<'_>) -> Result<(), End> {
@@ -278,69 +344,5 @@ impl Session {
     /// The last message; a proxy that does not take it finds out by itself.
     async fn farewell(&self, message: &ToProxy<'_>) {
         let _ = self.send(message).await;
-    }
-}
-
-impl Unanswered {
-    fn versions(&self) -> MutexGuard<'_, Versions> {
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sent(&self, version: Version, published: Version) {
-        self.versions().sent.push_back((version, published));
-    }
-
-    fn len(&self) -> usize {
-        self.versions().sent.len()
-    }
-
-    /// The published version that is served, if that is news.
-    fn acked(&self, version: Version) -> Option<Version> {
-        let mut versions = self.versions();
-        let acked = versions.answered(version).or_else(|| versions.refused.filter(|(refused, _)| *refused == version))?;
-        versions.refused = None;
-        drop(versions);
-        self.fewer.notify_one();
-        Some(acked.1)
-    }
-
-    /// The published version that is not served.
-    fn nacked(&self, version: Version) -> Option<Version> {
-        let mut versions = self.versions();
-        let nacked = versions.answered(version)?;
-        versions.refused = Some(nacked);
-        drop(versions);
-        self.fewer.notify_one();
-        Some(nacked.1)
-    }
-}
-
-impl Versions {
-    /// The last that was sent under this name. What was sent before it is answered, too.
-    fn answered(&mut self, version: Version) -> Option<(Version, Version)> {
-        let position = self.sent.iter().rposition(|(sent, _)| *sent == version)?;
-        self.sent.drain(..=position).next_back()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tests::snapshot;
-
-    #[test]
-    fn an_answer_is_about_the_last_version_of_that_name_and_all_before() {
-        let (a, b, c) = (snapshot(1).version(), snapshot(2).version(), snapshot(3).version());
-        let unanswered = Unanswered::default();
-        for (version, published) in [(a, a), (b, b), (a, c), (b, a)] {
-            unanswered.sent(version, published);
-        }
-        assert_eq!(unanswered.acked(a), Some(c));
-        assert_eq!(unanswered.len(), 1);
-        assert_eq!(unanswered.acked(a), None, "answered already");
-        assert_eq!(unanswered.nacked(b), Some(a));
-        assert_eq!(unanswered.nacked(b), None, "refused already");
-        assert_eq!(unanswered.acked(c), None, "never sent");
-        assert_eq!((unanswered.acked(b), unanswered.acked(b)), (Some(a), None), "served after all");
     }
 }

@@ -1,6 +1,7 @@
 //! Peers that break, stall or lie.
 
 use bytes::Bytes;
+use isthmus_routing::BackendKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -10,19 +11,28 @@ use super::*;
 use crate::client::connect::{self, Stream, Target};
 use crate::message::{Held, Hello};
 
-fn hello(held: Option<Held>) -> Hello {
-    Hello { oldest: ModelVersion(1), newest: ModelVersion(1), package: "test".to_owned(), held }
+fn hello(held: Option<Held>, calls: BTreeSet<BackendKey>) -> Hello {
+    Hello { oldest: ModelVersion(1), newest: ModelVersion(1), package: "test".to_owned(), held, calls }
 }
 
 /// A stream of a proxy that reads and answers as the test does.
 async fn open(bed: &Bed, pod: &str) -> (ProxyBed, Stream) {
-    let files = bed.proxy(pod);
-    let target = Target::Service(files.options.controller.clone());
-    let stream = connect::open(&files.options, &target, hello(None)).await.unwrap();
-    (files, stream)
+    open_as(bed, &format!("good {pod}"), BTreeSet::new()).await.unwrap()
 }
 
-fn text(text: &str) -> Bytes {
+/// The same for whoever shows this token.
+pub(super) async fn open_as(
+    bed: &Bed,
+    token: &str,
+    calls: BTreeSet<BackendKey>,
+) -> Result<(ProxyBed, Stream), connect::ConnectError> {
+    let files = ProxyBed::new(bed.server.address(), token, &bed.authority.pem);
+    let target = Target::Service(files.options.controller.clone());
+    let stream = connect::open(&files.options, &target, hello(None, calls)).await?;
+    Ok((files, stream))
+}
+
+pub(super) fn text(text: &str) -> Bytes {
     let mut chunk = u32::try_from(text.len()).unwrap().to_be_bytes().to_vec();
     chunk.extend_from_slice(text.as_bytes());
     chunk.into()

@@ -150,7 +150,7 @@ async fn a_publication_that_changes_nothing_sends_nothing() {
         assert_eq!(bed.publish(&snapshot(1)), version);
     }
     let other = "Gateway/infra/other".parse().unwrap();
-    bed.server.publish([(edge(), Arc::new(snapshot(1))), (other, Arc::new(snapshot(9)))].into());
+    bed.gateways([(edge(), Arc::new(snapshot(1))), (other, Arc::new(snapshot(9)))].into());
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(bed.count(|counts| &counts.commits), commits);
 }
@@ -161,7 +161,7 @@ async fn an_empty_gateway_is_a_configuration_and_a_missing_one_is_none() {
     let proxy = bed.proxy("a").run();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(bed.seen("a").is_none(), "nothing is published yet");
-    bed.server.publish(BTreeMap::new());
+    bed.gateways(BTreeMap::new());
     bed.until("a", |proxy| proxy.acked.is_none()).await;
     assert!(proxy.served().is_empty(), "its Gateway is not there");
     let version = bed.publish(&Snapshot::default());
@@ -169,7 +169,7 @@ async fn an_empty_gateway_is_a_configuration_and_a_missing_one_is_none() {
     assert_eq!(proxy.served(), [Snapshot::default()]);
     let version = bed.publish(&snapshot(1));
     bed.acked("a", version).await;
-    bed.server.publish(BTreeMap::new());
+    bed.gateways(BTreeMap::new());
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(proxy.served().len(), 2, "what it has stays");
 }

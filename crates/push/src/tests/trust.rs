@@ -41,7 +41,7 @@ async fn a_proxy_gets_its_own_gateway_only() {
     other
         .certificates
         .insert("Secret/infra/other".parse().unwrap(), Arc::new(Certificate { chain: "c".to_owned(), key: "k".to_owned() }));
-    let versions = bed.server.publish([(edge(), Arc::new(snapshot(1))), (key, Arc::new(other))].into());
+    let versions = bed.gateways([(edge(), Arc::new(snapshot(1))), (key, Arc::new(other))].into());
     let proxy = bed.proxy("a").run();
     bed.acked("a", versions[&edge()]).await;
     assert_eq!(proxy.served(), [snapshot(1)]);
@@ -113,7 +113,8 @@ async fn a_first_certificate_that_cannot_be_used_is_an_error() {
     let (_tls, tls) = watch::channel(Arc::new(first));
     let (_role, role) = watch::channel(Role::Leader);
     let authenticate: server::Authenticate = Arc::new(|token| Box::pin(async move { authenticate(&token) }));
-    let options = server::Options { tls, authenticate, role, models: Models::default(), limits: ServerLimits::default() };
+    let options =
+        server::Options { tls, authenticate, sign: refuse(), role, models: Models::default(), limits: ServerLimits::default() };
     let error = Server::start(listener, options).unwrap_err().to_string();
     assert!(error.starts_with("the certificate of the push server cannot be used: "), "{error}");
 }

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Snapshot;
-use crate::{Backend, BackendKey, BundleKey, CertificateKey, Gateway, GatewayKey, Identity, Inbound, ServiceParent, Workloads};
+use crate::{
+    Backend, BackendKey, BundleKey, CertificateKey, Gateway, GatewayKey, Identity, Inbound, ServiceParent, Spoken, Workloads,
+};
 
 impl Snapshot {
     /// A Gateway with everything that it refers to and nothing else; empty if it is not here.
@@ -13,7 +15,14 @@ impl Snapshot {
         let Some(gateway) = self.gateways.get(key) else { return Self::default() };
         let attachments = gateway.listeners.iter().flat_map(|listener| &listener.routes);
         let routes = pick(&self.routes, attachments.map(|attachment| &attachment.route));
-        let backends = pick(&self.backends, routes.values().flat_map(|route| route.backend_keys()));
+        let referred: BTreeSet<_> = routes.values().flat_map(|route| route.backend_keys()).collect();
+        let routed = referred.iter().copied().filter(|_| gateway.service_routes);
+        let routed = routed.filter_map(|service| self.service_seen_from(&key.namespace, service));
+        let services: BTreeMap<_, _> = routed.filter(|(_, parent)| !parent.routes.is_empty()).collect();
+        let attachments = services.values().flat_map(|parent| parent.attachments());
+        let service_routes = pick(&self.service_routes, attachments.map(|attachment| &attachment.route));
+        let onward = service_routes.values().flat_map(|route| route.backend_keys());
+        let backends = pick(&self.backends, referred.into_iter().chain(onward));
         let certificates =
             || gateway.listeners.iter().flat_map(|listener| &listener.certificates).chain(&gateway.client_certificate);
         let of_clients = || gateway.listeners.iter().filter_map(|listener| listener.client_validation.as_ref());
@@ -29,7 +38,9 @@ impl Snapshot {
             workloads: self.workloads_behind(backends.values()),
             backends,
             routes,
-            // The rest is for clients of Services, which a Gateway is not.
+            services,
+            service_routes,
+            // The rest is for sidecars.
             ..Self::default()
         }
     }
@@ -38,16 +49,7 @@ impl Snapshot {
     /// the frontends of all Services and the places of all workloads; and what the workload asks of those who call it. A Service of
     /// `called` that is not here is left out.
     pub fn of_workload(&self, namespace: &str, called: &BTreeSet<BackendKey>, inbound: Arc<Inbound>) -> Self {
-        let seen = |key: &BackendKey| {
-            let parent = self.services.get(key)?;
-            if parent.consumers.is_empty() {
-                return Some((key.clone(), parent.clone()));
-            }
-            let routes = parent.routes_for(namespace).to_vec();
-            let seen = ServiceParent { routes, consumers: BTreeMap::new(), ..(**parent).clone() };
-            Some((key.clone(), Arc::new(seen)))
-        };
-        let services: BTreeMap<_, _> = called.iter().filter_map(seen).collect();
+        let services: BTreeMap<_, _> = called.iter().filter_map(|key| self.service_seen_from(namespace, key)).collect();
         let attachments = services.values().flat_map(|parent| parent.attachments());
         let service_routes = pick(&self.service_routes, attachments.map(|attachment| &attachment.route));
         let referred = service_routes.values().flat_map(|route| route.backend_keys());
@@ -65,6 +67,19 @@ impl Snapshot {
             backends,
             ..Self::default()
         }
+    }
+
+    /// A Service as clients of a namespace see it.
+    fn service_seen_from(&self, namespace: &str, key: &BackendKey) -> Option<(BackendKey, Arc<ServiceParent>)> {
+        let parent = self.services.get(key)?;
+        if parent.consumers.is_empty() {
+            return Some((key.clone(), parent.clone()));
+        }
+        let routes = parent.routes_for(namespace).to_vec();
+        // Consumer routes say what their own clients speak, and nothing of others.
+        let spoken = if routes.is_empty() { parent.spoken } else { Spoken::Http };
+        let seen = ServiceParent { routes, consumers: BTreeMap::new(), spoken, ..(**parent).clone() };
+        Some((key.clone(), Arc::new(seen)))
     }
 
     /// The workloads that answer for these backends.
@@ -186,6 +201,33 @@ mod tests {
         let far = Workloads { pods: [([10, 8, 8, 8].into(), crate::MeshedPod::default())].into() };
         crowded.workloads.insert("ServiceAccount/default/far".parse().unwrap(), Arc::new(far));
         assert_eq!(crowded.of_gateway(&gateway()).workloads, full().workloads);
+    }
+
+    #[test]
+    fn a_gateway_that_evaluates_routes_of_services_has_them() {
+        let mut full = full();
+        let mut edge = (*full.gateways[&gateway()]).clone();
+        let referred = full
+            .of_gateway(&gateway())
+            .routes
+            .values()
+            .flat_map(|route| route.backend_keys().cloned().collect::<Vec<_>>())
+            .next();
+        let service: BackendKey = referred.expect("a route of it has a backend");
+        let routed = ServiceParent {
+            routes: vec![crate::Attachment { route: "HTTPRoute/client/cart".parse().unwrap(), hostnames: Vec::new() }],
+            ..ServiceParent::default()
+        };
+        full.services.insert(service.clone(), Arc::new(routed));
+        assert!(full.of_gateway(&gateway()).services.is_empty(), "it does not evaluate them");
+        edge.service_routes = true;
+        full.gateways.insert(gateway(), Arc::new(edge));
+        let of_gateway = full.of_gateway(&gateway());
+        assert_eq!(of_gateway.services.keys().collect::<Vec<_>>(), [&service], "and none that no route of it leads to");
+        let routes: Vec<_> = of_gateway.service_routes.keys().map(ToString::to_string).collect();
+        assert_eq!(routes, ["HTTPRoute/client/cart"]);
+        let mut onward = of_gateway.service_routes.values().flat_map(|route| route.backend_keys());
+        assert!(onward.all(|key| of_gateway.backends.contains_key(key) == full.backends.contains_key(key)));
     }
 
     #[test]

@@ -17,8 +17,10 @@ use super::backend_ref::BackendFault;
 use super::bundle::{Authorities, BundleRef, Bundles};
 use super::endpoint::Services;
 use super::gateway::GatewayNode;
+use super::pod::Pods;
 use super::reference_grant::From;
 use super::route::RouteNode;
+use super::service::{key, tcp_ports};
 use super::{is_nameable, of_group};
 
 /// Every policy, by what it targets.
@@ -48,8 +50,27 @@ pub(crate) struct PolicyNode {
     pub(crate) tls: BackendTls,
     /// Targets that are none, whoever uses the others.
     pub(crate) strange: Vec<String>,
+    /// Ports for which it decides and behind which are pods that refuse it, because they take only the mesh's own TLS.
+    pub(crate) refused: Vec<RefusedPort>,
     /// Where it is of any matter.
     pub(crate) ancestors: BTreeMap<Ancestor, AncestorNode>,
+}
+
+/// A port of a Service with pods that take only the mesh's own TLS.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("port {port} of Service {service} leads to port {at} of Pod {pod}{}", more(*.others))]
+pub(crate) struct RefusedPort {
+    service: NamespacedName,
+    port: u16,
+    /// The first of those pods, and which port of it.
+    pod: NamespacedName,
+    at: u16,
+    /// How many more there are.
+    others: usize,
+}
+
+fn more(others: usize) -> String {
+    if others == 0 { String::new() } else { format!(" and {others} more") }
 }
 
 /// What has a route to a target of a policy.
@@ -143,6 +164,7 @@ impl<'a> Policies<'a> {
         &self,
         used: &Used,
         services: &Services<'a>,
+        pods: &Pods<'_>,
         bundles: &mut Bundles<'_, '_>,
     ) -> BTreeMap<NamespacedName, PolicyNode> {
         let judged = self.policies.iter().filter(|(name, _)| is_nameable(name)).filter_map(|(name, policy)| {
@@ -152,9 +174,41 @@ impl<'a> Policies<'a> {
             }
             let owner = From { group: GATEWAY_GROUP, kind: "BackendTLSPolicy", namespace: &name.namespace };
             let unreadable = self.objects.unreadable(Kind::BackendTlsPolicy, name).cloned().map(PolicyFault::Unreadable);
-            Some((name.clone(), judge(policy, unreadable.or_else(|| unknown_option(policy)), owner, ancestors, bundles)))
+            let judged = judge(policy, unreadable.or_else(|| unknown_option(policy)), owner, ancestors, bundles);
+            Some((name.clone(), PolicyNode { refused: self.refused(name, policy, services, pods), ..judged }))
         });
         judged.collect()
+    }
+
+    /// Where a policy decides and pods refuse it.
+    fn refused(
+        &self,
+        name: &NamespacedName,
+        policy: &BackendTlsPolicy,
+        services: &Services<'a>,
+        pods: &Pods<'_>,
+    ) -> Vec<RefusedPort> {
+        if pods.is_empty() {
+            return Vec::new();
+        }
+        let targets = policy.spec.target_refs.iter().filter(|target| is_service(target)).map(|target| target.name.as_str());
+        let mut refused = Vec::new();
+        for target in targets.collect::<BTreeSet<_>>() {
+            let service = NamespacedName::new(name.namespace.as_str(), target);
+            let Some(found) = services.get(&service) else { continue };
+            let decided = tcp_ports(found).filter(|(_, port)| self.deciding(&service, port.name.as_deref()) == Some(name));
+            for (port, _) in decided {
+                let endpoints =
+                    services.backend(&key(&service, port), true).endpoints.into_iter().map(|endpoint| endpoint.address);
+                let mut strict = endpoints.filter_map(|address| {
+                    let (pod, node) = pods.at(address.ip())?;
+                    node.is_strict(address.port()).then(|| (pod.clone(), address.port()))
+                });
+                let Some((pod, at)) = strict.next() else { continue };
+                refused.push(RefusedPort { service: service.clone(), port, pod, at, others: strict.count() });
+            }
+        }
+        refused
     }
 
     fn ancestors(
@@ -303,6 +357,7 @@ fn judge(
         authorities,
         tls,
         strange: strange.collect(),
+        refused: Vec::new(),
         ancestors,
     }
 }

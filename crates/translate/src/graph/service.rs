@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use isthmus_api::core::api::core::v1::ServicePort;
 use isthmus_api::shared::ParentRef;
 use isthmus_api::{NamespacedName, Service};
-use isthmus_routing::{Attachment, BackendKey, RouteKey, RouteKind, ServiceParent, Transport};
+use isthmus_routing::{Attachment, BackendKey, Frontend, FrontendKey, RouteKey, RouteKind, ServiceParent, Spoken, Transport};
 
 use super::attachment::{AttachmentFault, Parent, older};
 use super::endpoint::{Services, is_of};
 use super::route::RouteNode;
+use super::spoken;
 
 /// A parentRef to a Service.
 #[derive(Debug)]
@@ -123,7 +125,7 @@ fn cluster_ips(service: &Service) -> impl Iterator<Item = &str> {
     spec.flat_map(|spec| spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten())).map(String::as_str)
 }
 
-fn tcp_ports(service: &Service) -> impl Iterator<Item = (u16, &ServicePort)> {
+pub(super) fn tcp_ports(service: &Service) -> impl Iterator<Item = (u16, &ServicePort)> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let tcp = ports.filter(|port| is_of(port.protocol.as_deref(), Transport::Tcp));
     tcp.filter_map(|port| Some((u16::try_from(port.port).ok().filter(|number| *number > 0)?, port)))
@@ -156,15 +158,30 @@ pub(super) fn parents(services: &Services<'_>) -> BTreeMap<BackendKey, ServicePa
                 addresses.push(address);
             }
         }
-        for (port, _) in tcp_ports(service) {
-            let parent = ServiceParent { addresses: addresses.clone(), ..ServiceParent::default() };
-            parents.insert(key(name, port), parent);
+        for (number, port) in tcp_ports(service) {
+            let parent = ServiceParent { addresses: addresses.clone(), spoken: spoken::of(port), ..ServiceParent::default() };
+            parents.insert(key(name, number), parent);
         }
     }
     parents
 }
 
-fn key(service: &NamespacedName, port: u16) -> BackendKey {
+/// What of the Services every sidecar knows: those that have an address.
+pub(crate) fn frontends(parents: &BTreeMap<BackendKey, ServiceParent>) -> BTreeMap<FrontendKey, Arc<Frontend>> {
+    let mut frontends = BTreeMap::<FrontendKey, Frontend>::new();
+    // In the order of their keys, so that the ports of a Service are sorted.
+    for (BackendKey { namespace, name, port, .. }, parent) in parents.iter().filter(|(_, parent)| !parent.addresses.is_empty()) {
+        let key = FrontendKey { namespace: namespace.clone(), name: name.clone() };
+        let frontend = frontends.entry(key).or_default();
+        if frontend.addresses.is_empty() {
+            frontend.addresses.clone_from(&parent.addresses);
+        }
+        frontend.ports.push(*port);
+    }
+    frontends.into_iter().map(|(key, frontend)| (key, Arc::new(frontend))).collect()
+}
+
+pub(crate) fn key(service: &NamespacedName, port: u16) -> BackendKey {
     BackendKey { namespace: service.namespace.clone(), name: service.name.clone(), port, transport: Transport::Tcp }
 }
 
@@ -201,7 +218,11 @@ pub(super) fn attach(routes: &mut [RouteNode], parents: &mut BTreeMap<BackendKey
         }
         let attachments = kept.into_iter().map(|at| Attachment { route: routes[at].key.clone(), hostnames: Vec::new() });
         match clients {
-            None => parent.routes = attachments.collect(),
+            None => {
+                parent.routes = attachments.collect();
+                // Whatever it is called: these are requests. Where only consumers have routes it is so for them only.
+                parent.spoken = Spoken::Http;
+            }
             Some(namespace) => drop(parent.consumers.insert(namespace, attachments.collect())),
         }
     }

@@ -8,6 +8,9 @@ use crate::CONTROLLER_NAME;
 use crate::graph::backend_tls::{Ancestor, AncestorNode, PolicyNode, TargetFault};
 use crate::graph::bundle::BundleFault;
 
+/// The condition that says that pods refuse what the policy makes of connections to them.
+const REFUSED: &str = "isthmus.dev/RefusedByStrictMode";
+
 /// > For example, in BackendTLSPolicy, the Policy attaches to a Service that is
 /// > used as a backend in a HTTPRoute that is itself attached to a Gateway.
 /// > In this case, the relevant object for status is the Gateway, and that is the
@@ -17,13 +20,13 @@ use crate::graph::bundle::BundleFault;
 ///
 /// All of them: whoever writes the status knows what there is room for besides those of other controllers, and says what it leaves out.
 pub(super) fn status(node: &PolicyNode) -> PolicyStatus {
-    let ancestors = node.ancestors.iter().map(|(is, ancestor)| PolicyAncestorStatus {
-        ancestor_ref: ancestor_ref(is),
-        controller_name: CONTROLLER_NAME.to_owned(),
-        conditions: vec![
+    let ancestors = node.ancestors.iter().map(|(is, ancestor)| {
+        let mut conditions = vec![
             accepted(node, ancestor).condition("Accepted", node.generation),
             resolved_refs(node).condition("ResolvedRefs", node.generation),
-        ],
+        ];
+        conditions.extend(refused(node, ancestor).map(|verdict| verdict.condition(REFUSED, node.generation)));
+        PolicyAncestorStatus { ancestor_ref: ancestor_ref(is), controller_name: CONTROLLER_NAME.to_owned(), conditions }
     });
     PolicyStatus { ancestors: ancestors.collect() }
 }
@@ -69,6 +72,17 @@ fn accepted(node: &PolicyNode, ancestor: &AncestorNode) -> Verdict {
     let passed_on = "the Gateway passes TLS of clients on as it is, so that the policy changes nothing there";
     let notes = node.strange.iter().map(String::as_str).chain((!ancestor.matters).then_some(passed_on));
     Verdict::yes("Accepted").with(listed(notes.collect::<Vec<_>>().into_iter()))
+}
+
+/// A condition of ours, there only where it is true: the policy is carried out, and who is called does not take it.
+fn refused(node: &PolicyNode, ancestor: &AncestorNode) -> Option<Verdict> {
+    let concerned = !node.refused.is_empty() && node.fault.is_none() && ancestor.decides && ancestor.matters;
+    concerned.then(|| {
+        Verdict::yes("StrictMode").with(format_args!(
+            "the policy goes before the TLS of the mesh, and pods behind its targets take nothing else, so that they refuse the connection: {}; remove the policy, or annotate the pods with isthmus.dev/mtls-ports (`8443=permissive`) or isthmus.dev/exclude-inbound-ports",
+            listed(node.refused.iter())
+        ))
+    })
 }
 
 /// The first fault in the order of the object gives the reason.

@@ -1,12 +1,15 @@
 //! `status` of routes
 
-use isthmus_api::status::{Condition, ConditionStatus, RouteParentStatus, RouteStatus};
+use std::collections::{BTreeMap, BTreeSet};
+
+use isthmus_api::status::{ConditionStatus, RouteParentStatus, RouteStatus};
 use isthmus_routing::GatewayKey;
 
 use super::{Verdict, listed};
 use crate::graph::route::RouteNode;
+use crate::graph::service::{self, ServiceParentNode};
 use crate::graph::{Graph, Parent, ParentNode};
-use crate::{CONTROLLER_NAME, Proof};
+use crate::{Audience, CONTROLLER_NAME, ServiceProof};
 
 /// The condition that says whether proxies serve a route.
 const PROGRAMMED: &str = "isthmus.dev/Programmed";
@@ -14,7 +17,7 @@ const PROGRAMMED: &str = "isthmus.dev/Programmed";
 /// > * Implementations MUST treat each `parentRef`` in the Route separately and
 /// >   update its status based on the relationship with that parent.
 ///
-/// [`PROGRAMMED`] is there where proxies are asked, which so far are those of Gateways.
+/// [`PROGRAMMED`] is there where proxies are asked.
 pub(super) fn status(node: &RouteNode, graph: &Graph<'_>) -> RouteStatus {
     let parents = node.parents.iter().map(|parent| {
         let mut conditions = vec![
@@ -22,9 +25,10 @@ pub(super) fn status(node: &RouteNode, graph: &Graph<'_>) -> RouteStatus {
             resolved_refs(node, parent).condition("ResolvedRefs", node.generation),
         ];
         conditions.extend(partially_invalid(node, parent).map(|verdict| verdict.condition("PartiallyInvalid", node.generation)));
-        let gateway = parent.parent.gateway().map(|parent| &parent.gateway);
-        let key = gateway.map(|name| GatewayKey { namespace: name.namespace.clone(), name: name.name.clone() });
-        let programmed = key.and_then(|key| graph.proof(&key)).map(|proof| programmed(node, &conditions[0], &proof));
+        let programmed = match &conditions[0] {
+            accepted if accepted.status == ConditionStatus::True => programmed(node, parent, graph),
+            _ => asked(parent, graph).then(|| Verdict::no("Invalid", "the parent does not accept the route; see Accepted")),
+        };
         conditions.extend(programmed.map(|verdict| verdict.condition(PROGRAMMED, node.generation)));
         RouteParentStatus { parent_ref: parent.parent_ref.clone(), controller_name: CONTROLLER_NAME.to_owned(), conditions }
     });
@@ -71,15 +75,50 @@ fn resolved_refs(node: &RouteNode, parent: &ParentNode) -> Verdict {
     }
 }
 
-/// Whether every ready proxy of the parent serves this generation of the route. It is a condition of ours, since the specification has
-/// none for it.
-fn programmed(node: &RouteNode, accepted: &Condition, proof: &Proof) -> Verdict {
-    if accepted.status != ConditionStatus::True {
-        return Verdict::no("Invalid", "the parent does not accept the route; see Accepted");
+/// Whether the proxies of a parent are asked what they serve.
+fn asked(parent: &ParentNode, graph: &Graph<'_>) -> bool {
+    match &parent.parent {
+        Parent::Gateway(_) => graph.proof.is_some(),
+        Parent::Service(_) => graph.service_proof.is_some(),
     }
-    match proof.lacks_route(&node.key, &node.edition()) {
-        Some((reason, why)) => Verdict::no(reason, why),
-        None => Verdict::yes("Programmed").with(proof.note()),
+}
+
+/// Whether every ready proxy of the parent serves this generation of the route; none: they are not asked. It is a condition of ours, since
+/// the specification has none for it.
+fn programmed(node: &RouteNode, parent: &ParentNode, graph: &Graph<'_>) -> Option<Verdict> {
+    match &parent.parent {
+        Parent::Gateway(parent) => {
+            let name = &parent.gateway;
+            let proof = graph.proof(&GatewayKey { namespace: name.namespace.clone(), name: name.name.clone() })?;
+            Some(match proof.lacks_route(&node.key, &node.edition()) {
+                Some((reason, why)) => Verdict::no(reason, why),
+                None => Verdict::yes("Programmed").with(proof.note()),
+            })
+        }
+        Parent::Service(parent) => Some(programmed_on_service(node, parent, graph.service_proof?)),
+    }
+}
+
+/// The same of the sidecars that call a Service: all of its ports that the route has.
+fn programmed_on_service(node: &RouteNode, parent: &ServiceParentNode, proofs: &BTreeMap<Audience, ServiceProof>) -> Verdict {
+    let clients = (parent.service.namespace != node.key.namespace).then(|| node.key.namespace.clone());
+    let unknown = ServiceProof::default();
+    let audiences =
+        parent.ports.iter().map(|port| Audience { service: service::key(&parent.service, *port), clients: clients.clone() });
+    let (mut is_called, mut left_out) = (false, BTreeSet::new());
+    for audience in audiences {
+        let proof = proofs.get(&audience).unwrap_or(&unknown);
+        if let Some((reason, why)) = proof.lacks(&audience, &node.key, &node.edition()) {
+            return Verdict::no(reason, why);
+        }
+        is_called |= proof.is_called;
+        left_out.extend(&proof.left_out);
+    }
+    let left_out: Vec<_> = left_out.into_iter().map(String::as_str).collect();
+    match is_called {
+        true if left_out.is_empty() => Verdict::yes("Programmed"),
+        true => Verdict::yes("Programmed").with(format_args!("not counted: {}", left_out.join(", "))),
+        false => Verdict::yes("NoSubscribers").with("no sidecar that is connected calls it; the first that does gets it"),
     }
 }
 

@@ -207,6 +207,25 @@ async fn every_header_has_an_absolute_deadline() {
     }
 }
 
+/// As clients in a cluster have it: connections of a pool, or of a channel of gRPC, that are opened before they are needed.
+#[tokio::test(start_paused = true)]
+async fn in_the_mesh_a_connection_may_be_silent_before_its_first_request() {
+    let mut f = connect_within(Limits::mesh()).await;
+    tokio::time::sleep(Duration::from_secs(3000)).await;
+    f.send("GET /late HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    assert_eq!(f.responses(1).await, ["/late 0"]);
+    tokio::time::sleep(Duration::from_secs(3000)).await;
+    f.send("GET /later HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    assert_eq!(f.responses(1).await, ["/later 0"]);
+
+    let mut f = connect_within(Limits::mesh()).await;
+    tokio::time::sleep(Duration::from_secs(3000)).await;
+    let start = Instant::now();
+    f.send("GET /half HT").await;
+    assert!(f.rest().await.starts_with("HTTP/1.1 408 "));
+    assert_eq!(start.elapsed().as_secs(), 60, "a header that has begun may not take for ever");
+}
+
 #[tokio::test(start_paused = true)]
 async fn silence_is_closed_without_a_word() {
     let mut f = connect().await;

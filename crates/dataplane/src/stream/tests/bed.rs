@@ -40,13 +40,14 @@ impl Bed {
         let options = Options { threads: 1, access_log: AccessLog::File(log.clone()), limits, ..Options::default() };
         let telemetry = Telemetry::start(&options).expect("the log can be opened");
         let limits = Arc::new(options.limits);
-        let shared = Arc::new(ArcSwap::from_pointee(Config::empty()));
+        let shared = Arc::new(ArcSwap::from_pointee(Config::before(Arc::default())));
         let context = Context {
             front: Arc::new(Front::new(Arc::new(Echo), limits.clone())),
             streams: Streams { config: shared.clone(), telemetry: telemetry.clone(), limits: limits.clone() },
             permits: Arc::new(Semaphore::new(limits.connections)),
             readiness: Arc::new(Readiness::default()),
             limits,
+            capture: None,
         };
         let (report, _) = watch::channel(Arc::default());
         let (orders, ordered) = mpsc::channel(1);

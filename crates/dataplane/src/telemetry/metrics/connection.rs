@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::series::SERVICE;
+use super::series::{PASSTHROUGH, SERVICE, WORKLOAD};
 use super::tracked::Tracked;
 use super::udp::{self, UdpMetrics};
 use super::{counter, family, gauge, labels};
@@ -16,13 +16,33 @@ use crate::config::Owner;
 /// The connections of every port.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
-    ports: Tracked<(Owner, u16), PortMetrics>,
+    ports: Tracked<(Whose, u16), PortMetrics>,
+}
+
+/// Whose connections they are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Whose {
+    Owner(Owner),
+    Way(Way),
+}
+
+/// Of the connections that a sidecar takes those that are no Service's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Way {
+    /// Of the workload, and refused before it was known, or without it mattering, where they go.
+    Outbound,
+    /// Of the workload, to addresses of nobody in the mesh.
+    Passthrough,
+    /// Of the workload, to another one at its own address.
+    Workload,
+    /// To the workload.
+    Inbound,
 }
 
 /// The connections of one port.
 #[derive(Debug)]
 pub(crate) struct PortMetrics {
-    owner: Owner,
+    whose: Whose,
     port: u16,
     accepted: AtomicU64,
     active: AtomicU64,
@@ -76,10 +96,22 @@ pub(crate) enum ConnectionFault {
     IdleTimeout,
     /// Still open at the deadline of a drain.
     DrainDeadline,
+    /// It was going to a port of a sidecar, or of this pod where it must not.
+    Loop,
+    /// It was going nowhere else: nothing has redirected it, so that it came to a sidecar by mistake.
+    NotRedirected,
+    /// The Service that it was going to has no such port.
+    NoServicePort,
+    /// The configuration of the Service that it was going to did not come in time.
+    NotHeld,
+    /// It came in the clear, and the workload takes none of that on this port.
+    Plaintext,
+    /// It asked for the identity of another workload.
+    OtherIdentity,
 }
 
 impl ConnectionFault {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 24] = [
         Self::Limit,
         Self::Accept,
         Self::ClientHelloTimeout,
@@ -98,6 +130,12 @@ impl ConnectionFault {
         Self::HeaderTimeout,
         Self::IdleTimeout,
         Self::DrainDeadline,
+        Self::Loop,
+        Self::NotRedirected,
+        Self::NoServicePort,
+        Self::NotHeld,
+        Self::Plaintext,
+        Self::OtherIdentity,
     ];
 
     /// As the label `reason` has it.
@@ -121,14 +159,28 @@ impl ConnectionFault {
             Self::HeaderTimeout => "header_timeout",
             Self::IdleTimeout => "idle_timeout",
             Self::DrainDeadline => "drain_deadline",
+            Self::Loop => "loop",
+            Self::NotRedirected => "not_redirected",
+            Self::NoServicePort => "no_service_port",
+            Self::NotHeld => "not_held",
+            Self::Plaintext => "plaintext",
+            Self::OtherIdentity => "other_identity",
         }
     }
 }
 
 impl Connections {
     pub(crate) fn port(&self, owner: &Owner, port: u16) -> Arc<PortMetrics> {
-        let key = (owner.clone(), port);
-        self.ports.get_or_insert(&key, || (key.clone(), PortMetrics::new(owner.clone(), port)))
+        self.get(Whose::Owner(owner.clone()), port)
+    }
+
+    pub(crate) fn captured(&self, way: Way, port: u16) -> Arc<PortMetrics> {
+        self.get(Whose::Way(way), port)
+    }
+
+    fn get(&self, whose: Whose, port: u16) -> Arc<PortMetrics> {
+        let key = (whose, port);
+        self.ports.get_or_insert(&key, || (key.clone(), PortMetrics::new(key.0.clone(), port)))
     }
 
     pub(super) fn sweep(&self, now: Instant) {
@@ -146,15 +198,19 @@ impl Connections {
         let mut datagrams = udp::Families::new();
         self.ports.each(|port| {
             let number = port.port.to_string();
-            let (direction, kind, namespace, name) = match &port.owner {
-                Owner::Gateway(key) => ("inbound", "Gateway", &key.namespace, &key.name),
-                Owner::Service(key) => ("outbound", SERVICE, &key.namespace, &key.name),
+            let (direction, kind, namespace, name) = match &port.whose {
+                Whose::Owner(Owner::Gateway(key)) => ("inbound", "Gateway", key.namespace.as_str(), key.name.as_str()),
+                Whose::Owner(Owner::Service(key)) => ("outbound", SERVICE, key.namespace.as_str(), key.name.as_str()),
+                Whose::Way(Way::Outbound) => ("outbound", "", "", ""),
+                Whose::Way(Way::Passthrough) => ("outbound", PASSTHROUGH, "", ""),
+                Whose::Way(Way::Workload) => ("outbound", WORKLOAD, "", ""),
+                Whose::Way(Way::Inbound) => ("inbound", WORKLOAD, "", ""),
             };
             let names = [
                 ("direction", direction),
                 ("parent_kind", kind),
-                ("parent_namespace", namespace.as_str()),
-                ("parent_name", name.as_str()),
+                ("parent_namespace", namespace),
+                ("parent_name", name),
                 ("port", number.as_str()),
             ];
             if let Some(udp) = port.udp.get() {
@@ -173,9 +229,9 @@ impl Connections {
 }
 
 impl PortMetrics {
-    fn new(owner: Owner, port: u16) -> Self {
+    fn new(whose: Whose, port: u16) -> Self {
         Self {
-            owner,
+            whose,
             port,
             accepted: AtomicU64::new(0),
             active: AtomicU64::new(0),
@@ -204,7 +260,7 @@ impl PortMetrics {
 
 impl ConnectionGuard {
     /// The port that took the connection.
-    pub(crate) fn port(&self) -> &PortMetrics {
+    pub(crate) fn port(&self) -> &Arc<PortMetrics> {
         &self.port
     }
 }
@@ -226,6 +282,8 @@ mod tests {
         let port = connections.port(&edge, 443);
         let first = connections.port(&edge, 443).accepted();
         let cart = connections.port(&Owner::Service("Service/shop/cart:80".parse().expect("a key")), 80).accepted();
+        let away = connections.captured(Way::Passthrough, 15421).accepted();
+        connections.captured(Way::Inbound, 15422).fault(ConnectionFault::Plaintext);
         let second = port.accepted();
         second.port().fault(ConnectionFault::HeaderTimeout);
         drop(second);
@@ -245,10 +303,14 @@ mod tests {
             format!(r#"isthmus_connection_faults_total{{{on},reason="limit"}} 0"#),
             r#"isthmus_connections_active{direction="outbound",parent_kind="Service",parent_namespace="shop",parent_name="cart",port="80"} 1"#
                 .to_owned(),
+            r#"isthmus_connections_active{direction="outbound",parent_kind="Passthrough",parent_namespace="",parent_name="",port="15421"} 1"#
+                .to_owned(),
+            r#"isthmus_connection_faults_total{direction="inbound",parent_kind="Workload",parent_namespace="",parent_name="",port="15422",reason="plaintext"} 1"#
+                .to_owned(),
         ] {
             assert!(text.lines().any(|found| found == line), "no `{line}` in:\n{text}");
         }
-        drop((first, cart));
+        drop((first, cart, away));
         assert_eq!(port.active.load(Relaxed), 0);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use isthmus_routing::{BackendKey, GatewayKey, RouteKey, Rule, Target};
+use isthmus_routing::{BackendKey, GatewayKey, Identity, RouteKey, Rule, Target};
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
 use super::count::{Codes, Durations};
@@ -20,6 +20,10 @@ use crate::telemetry::{Exchange, RequestRecord};
 
 /// How labels spell a Service.
 pub(crate) const SERVICE: &str = "Service";
+/// The same of a workload that is called at its own address, or is the one that this sidecar stands beside.
+pub(crate) const WORKLOAD: &str = "Workload";
+/// The same of what is nobody's in the mesh.
+pub(crate) const PASSTHROUGH: &str = "Passthrough";
 
 /// Every series of requests.
 #[derive(Debug)]
@@ -34,7 +38,7 @@ pub(crate) struct Series {
 pub(crate) struct Parent {
     /// `inbound` or `outbound`.
     pub(crate) direction: &'static str,
-    /// `Gateway` or `Service`; empty: no parent took the request.
+    /// `Gateway` or `Service`; for connections that a sidecar takes `Workload` or `Passthrough` too; empty: no parent took the request.
     pub(crate) kind: &'static str,
     /// Its namespace.
     pub(crate) namespace: String,
@@ -42,6 +46,19 @@ pub(crate) struct Parent {
     pub(crate) name: String,
     /// The listener's name, or the Service's port.
     pub(crate) section: String,
+    /// Who has proved to be the client; none: nobody has. No label without one.
+    pub(crate) source: Option<Identity>,
+}
+
+/// Of the connections that a sidecar takes those that are no Service's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Captured<'c> {
+    /// To an address of nobody in the mesh.
+    Passthrough,
+    /// To a workload at its own address.
+    Workload(&'c Identity),
+    /// To the workload that the sidecar stands beside, and whose; none: of nobody that has proved who he is.
+    Inbound(Option<&'c Identity>),
 }
 
 /// Requests that one parent took.
@@ -114,6 +131,7 @@ impl Series {
             namespace: gateway.namespace.clone(),
             name: gateway.name.clone(),
             section: name.to_owned(),
+            source: None,
         })
     }
 
@@ -124,7 +142,18 @@ impl Series {
             namespace: service.namespace.clone(),
             name: service.name.clone(),
             section: service.port.to_string(),
+            source: None,
         })
+    }
+
+    pub(crate) fn captured(&self, captured: Captured<'_>) -> Arc<ParentMetrics> {
+        let (direction, kind, workload, source) = match captured {
+            Captured::Passthrough => ("outbound", PASSTHROUGH, None, None),
+            Captured::Workload(identity) => ("outbound", WORKLOAD, Some(identity), None),
+            Captured::Inbound(source) => ("inbound", WORKLOAD, None, source),
+        };
+        let (namespace, name) = workload.map_or_else(Default::default, |id| (id.namespace.clone(), id.account.clone()));
+        self.parent(&Parent { direction, kind, namespace, name, section: String::new(), source: source.cloned() })
     }
 
     fn parent(&self, parent: &Parent) -> Arc<ParentMetrics> {
@@ -153,8 +182,14 @@ impl Series {
 
 impl Default for Series {
     fn default() -> Self {
-        let nobody =
-            Parent { direction: "inbound", kind: "", namespace: String::new(), name: String::new(), section: String::new() };
+        let nobody = Parent {
+            direction: "inbound",
+            kind: "",
+            namespace: String::new(),
+            name: String::new(),
+            section: String::new(),
+            source: None,
+        };
         Self { parents: Tracked::default(), unattributed: ParentMetrics::new(nobody) }
     }
 }
@@ -206,8 +241,8 @@ impl ParentMetrics {
     }
 
     fn route_labels(&self, route: Option<&RouteKey>) -> Vec<LabelPair> {
-        let Parent { direction, kind, namespace, name, section } = &self.parent;
-        labels(&[
+        let Parent { direction, kind, namespace, name, section, source } = &self.parent;
+        let mut all = labels(&[
             ("direction", direction),
             ("parent_kind", kind),
             ("parent_namespace", namespace),
@@ -216,7 +251,11 @@ impl ParentMetrics {
             ("route_kind", route.map_or("", |route| route.kind.as_str())),
             ("route_namespace", route.map_or("", |route| &route.namespace)),
             ("route_name", route.map_or("", |route| &route.name)),
-        ])
+        ]);
+        if let Some(Identity { namespace, account }) = source {
+            all.extend(labels(&[("source_namespace", namespace), ("source_account", account)]));
+        }
+        all
     }
 
     fn backend_labels(&self, route: Option<&RouteKey>, rule: &str, backend: Option<&BackendKey>, code: u16) -> Vec<LabelPair> {

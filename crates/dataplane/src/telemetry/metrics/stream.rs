@@ -43,10 +43,12 @@ pub(crate) enum StreamEnd {
     Certificate,
     /// The handshake with the client failed.
     Handshake,
+    /// The endpoint is a workload of the mesh, and we have no certificate to show.
+    NoIdentity,
 }
 
 impl StreamEnd {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Closed,
         Self::ClientReset,
         Self::EndpointReset,
@@ -58,6 +60,7 @@ impl StreamEnd {
         Self::Unreachable,
         Self::Certificate,
         Self::Handshake,
+        Self::NoIdentity,
     ];
 
     /// As the label `result` has it.
@@ -74,6 +77,7 @@ impl StreamEnd {
             Self::Unreachable => "unreachable",
             Self::Certificate => "certificate",
             Self::Handshake => "handshake",
+            Self::NoIdentity => "no_identity",
         }
     }
 
@@ -89,7 +93,7 @@ impl StreamEnd {
             Self::Invalid => Flags::NO_BACKEND,
             Self::NoEndpoint => Flags::NO_HEALTHY_UPSTREAM,
             Self::Unreachable => Flags::UPSTREAM_CONNECTION_FAILURE,
-            Self::Certificate => Flags::UPSTREAM_CONNECTION_FAILURE | Flags::UPSTREAM_CERTIFICATE,
+            Self::Certificate | Self::NoIdentity => Flags::UPSTREAM_CONNECTION_FAILURE | Flags::UPSTREAM_CERTIFICATE,
             Self::Handshake => Flags::DOWNSTREAM_PROTOCOL_ERROR,
         }
     }

@@ -43,7 +43,7 @@ impl Bed {
         let socket = UdpSocket::bind((ip, 0)).await.expect("a port");
         let address = socket.local_addr().expect("an address");
         let telemetry = Telemetry::start(&crate::Options::default()).expect("telemetry");
-        let config = Arc::new(ArcSwap::from_pointee(Config::empty()));
+        let config = Arc::new(ArcSwap::from_pointee(Config::before(Arc::default())));
         let metrics = telemetry.port(&crate::config::Owner::Gateway(gateway()), address.port());
         let face =
             Arc::new(ArcSwap::from_pointee(Face { entrance: Entrance::Stream, proxy_protocol: false, metrics: metrics.clone() }));

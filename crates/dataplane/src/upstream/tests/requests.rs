@@ -20,38 +20,49 @@ use super::{CASES, validation};
 use crate::{AccessLog, Dataplane, Options};
 
 /// A data plane in front of one backend for each path `/0`, `/1` and so on.
-struct Bed {
-    address: SocketAddr,
-    snapshots: watch::Sender<Arc<Snapshot>>,
-    dataplane: Dataplane,
+pub(super) struct Bed {
+    pub(super) address: SocketAddr,
+    pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(super) dataplane: Dataplane,
 }
 
 /// A snapshot in the making.
 #[derive(Default)]
-struct Scene {
-    backends: Vec<Backend>,
-    bundles: Vec<(BundleKey, Arc<Bundle>)>,
-    certificate: Option<Certificate>,
-    mirror: Option<usize>,
+pub(super) struct Scene {
+    pub(super) backends: Vec<Backend>,
+    pub(super) bundles: Vec<(BundleKey, Arc<Bundle>)>,
+    pub(super) certificate: Option<Certificate>,
+    pub(super) mirror: Option<usize>,
+    /// Its mesh and its workloads are this one's.
+    pub(super) mesh: Snapshot,
 }
 
 impl Scene {
-    fn new(bundles: &[(&str, &Authority)]) -> Self {
+    pub(super) fn new(bundles: &[(&str, &Authority)]) -> Self {
         let bundle = |(name, authority): &(&str, &Authority)| (bundle_key(name), authority.bundle());
         Self { bundles: bundles.iter().map(bundle).collect(), ..Self::default() }
     }
 
-    fn backend(mut self, server: &Server, tls: Option<BackendTls>, protocol: BackendProtocol) -> Self {
-        let endpoints = vec![Endpoint { address: server.address }];
+    pub(super) fn backend(self, server: &Server, tls: Option<BackendTls>, protocol: BackendProtocol) -> Self {
+        self.at(server.address, tls, protocol)
+    }
+
+    pub(super) fn at(mut self, address: SocketAddr, tls: Option<BackendTls>, protocol: BackendProtocol) -> Self {
+        let endpoints = vec![Endpoint { address }];
         self.backends.push(Backend { protocol, endpoints, tls, ..Backend::default() });
         self
     }
 
-    fn verified(self, server: &Server, (hostname, bundles, names): (&str, &[&str], &[&str]), protocol: BackendProtocol) -> Self {
+    pub(super) fn verified(
+        self,
+        server: &Server,
+        (hostname, bundles, names): (&str, &[&str], &[&str]),
+        protocol: BackendProtocol,
+    ) -> Self {
         self.backend(server, Some(BackendTls::Verified(validation(hostname, Some(bundles), names))), protocol)
     }
 
-    fn snapshot(&self, address: SocketAddr) -> Snapshot {
+    pub(super) fn snapshot(&self, address: SocketAddr) -> Snapshot {
         let name = |i: usize| format!("Service/a/b{i}:443").parse().expect("a key");
         let rule = |i: usize| Rule {
             name: None,
@@ -86,6 +97,8 @@ impl Scene {
             backends: self.backends.iter().enumerate().map(|(i, backend)| (name(i), Arc::new(backend.clone()))).collect(),
             certificates: certificate.into_iter().collect(),
             bundles: self.bundles.iter().cloned().collect(),
+            mesh: self.mesh.mesh.clone(),
+            workloads: self.mesh.workloads.clone(),
             ..Snapshot::default()
         }
     }
@@ -100,7 +113,7 @@ impl Bed {
         Self::with(scene, Options::default()).await
     }
 
-    async fn with(scene: &Scene, options: Options) -> Self {
+    pub(super) async fn with(scene: &Scene, options: Options) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = free.local_addr().expect("bound");
         drop(free);
@@ -109,7 +122,7 @@ impl Bed {
         Self { address, snapshots, dataplane }
     }
 
-    async fn serve(&self, scene: &Scene) {
+    pub(super) async fn serve(&self, scene: &Scene) {
         let mut reports = self.dataplane.reports();
         let snapshot = scene.snapshot(self.address);
         let version = snapshot.version();
@@ -117,20 +130,20 @@ impl Bed {
         reports.wait_for(|report| report.version == Some(version)).await.expect("served");
     }
 
-    async fn get(&self, path: &str) -> u16 {
+    pub(super) async fn get(&self, path: &str) -> u16 {
         Client::connect(self.address).await.get(path).await
     }
 }
 
 /// A client with one connection.
-struct Client(TcpStream);
+pub(super) struct Client(TcpStream);
 
 impl Client {
-    async fn connect(address: SocketAddr) -> Self {
+    pub(super) async fn connect(address: SocketAddr) -> Self {
         Self(TcpStream::connect(address).await.expect("it listens"))
     }
 
-    async fn get(&mut self, path: &str) -> u16 {
+    pub(super) async fn get(&mut self, path: &str) -> u16 {
         let head = self.ask(&format!("GET {path} HTTP/1.1\r\nhost: any.example\r\n\r\n")).await;
         head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status")
     }
@@ -153,7 +166,7 @@ impl Client {
     }
 }
 
-const BOTH: [(BackendProtocol, http::Version); 2] =
+pub(super) const BOTH: [(BackendProtocol, http::Version); 2] =
     [(BackendProtocol::Http, http::Version::HTTP_11), (BackendProtocol::H2c, http::Version::HTTP_2)];
 
 #[tokio::test]

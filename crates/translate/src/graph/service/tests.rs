@@ -1,7 +1,9 @@
 //! What attaches to which Service for whom, in tables; and who wins.
 
+use std::sync::Arc;
+
 use isthmus_api::NamespacedName;
-use isthmus_routing::{Attachment, Target};
+use isthmus_routing::{Attachment, Spoken, Target};
 use serde_json::{Value, json};
 
 use crate::testing::{base, gateway, mesh_options, object, objects, options, plain_listener, route, service, shown};
@@ -337,4 +339,41 @@ fn rules_and_their_faults_are_told_as_for_a_gateway() {
     assert_eq!(parents[1].conditions.len(), 3);
     let key = "HTTPRoute/shop/r".parse().unwrap();
     assert!(std::sync::Arc::ptr_eq(&translation.snapshot.routes[&key], &translation.snapshot.service_routes[&key]));
+}
+
+#[test]
+fn every_sidecar_knows_the_services_that_have_an_address() {
+    let frontends: Vec<_> = translated(services())
+        .snapshot
+        .frontends
+        .iter()
+        .map(|(key, of)| format!("{key} {:?} {:?}", of.addresses, of.ports))
+        .collect();
+    assert_eq!(frontends, ["shop/front [10.96.0.7, fd00::7] [80, 8080]"]);
+    assert!(translate(&objects(services()), &options()).snapshot.frontends.is_empty());
+}
+
+#[test]
+fn a_port_with_requests_for_its_clients_speaks_http() {
+    let ports = json!([{"port": 80, "name": "redis"}, {"port": 81, "name": "http"}, {"port": 82, "name": "x"}]);
+    let all = with_spec("mixed", json!({"ports": ports}));
+    let attached = |kind: &str, namespace: &str, port: u16| {
+        of_namespace(kind, namespace, "r", 0, json!({"parentRefs": [parent("mixed", &json!({"port": port}))], "rules": [{}]}))
+    };
+    for (route, expected) in [
+        (None, "Stream Http Unknown"),
+        (Some(attached("HTTPRoute", "shop", 80)), "Http Http Unknown"),
+        (Some(attached("GRPCRoute", "shop", 82)), "Stream Http Http"),
+        (Some(attached("HTTPRoute", "other", 80)), "Stream Http Unknown"),
+    ] {
+        let snapshot = translated([all.clone()].into_iter().chain(route)).snapshot;
+        let spoken: Vec<_> = snapshot.services.values().map(|parent| format!("{:?}", parent.spoken)).collect();
+        assert_eq!(spoken.join(" "), expected);
+        // A consumer's route is for clients of its own namespace: what they say is known there.
+        let called = snapshot.services.keys().cloned().collect();
+        let seen = snapshot.of_workload("other", &called, Arc::default());
+        for (key, parent) in &seen.services {
+            assert!(parent.routes.is_empty() || parent.spoken == Spoken::Http, "{key}");
+        }
+    }
 }

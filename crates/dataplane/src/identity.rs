@@ -1,0 +1,234 @@
+//! Who we are in the mesh, whom of it we meet at which address, and whose certificates we take.
+//!
+//! A [`Membership`] is made from a snapshot and from our own certificate. What is made from both and from nothing else is its [`Trust`]:
+//! another certificate, or other authorities, make another one, and with it new configurations of TLS and new pools of connections. So
+//! nothing that was agreed on with the one is used with the other, and what is under way ends as it began.
+
+mod verifier;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use isthmus_routing::{Bundle, Certificate, Identity, Mesh, Snapshot, TrustDomain, Workloads};
+use rustls::ServerConfig;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{NoServerSessionStorage, ServerConnection};
+use rustls_pki_types::CertificateDer;
+
+use crate::upstream::{Authorities, ClientCertificate, PROVIDER, Unusable, UpstreamTls};
+use verifier::{OfClient, OfServer, Verifier};
+
+pub(crate) use verifier::reason;
+
+/// Our place in the mesh.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    trust: Arc<Trust>,
+    workloads: BTreeMap<Identity, Arc<Workloads>>,
+    /// Of our own pod: nobody there is called by TLS.
+    own_addresses: Vec<IpAddr>,
+    upstreams: BTreeMap<Identity, Arc<UpstreamTls>>,
+    places: HashMap<IpAddr, Place, foldhash::fast::RandomState>,
+}
+
+/// Who is at an address.
+#[derive(Debug)]
+struct Place {
+    identity: Identity,
+    workloads: Arc<Workloads>,
+    tls: Arc<UpstreamTls>,
+}
+
+/// Whom we believe, and what we show.
+pub(crate) struct Trust {
+    mesh: Arc<Mesh>,
+    certificate: Option<Arc<Certificate>>,
+    authorities: Authorities,
+    verifier: Arc<Verifier>,
+    own: Option<Own>,
+}
+
+/// Ourselves.
+#[derive(Debug)]
+pub(crate) struct Own {
+    /// Who we are, by our certificate.
+    pub(crate) identity: Identity,
+    /// The server name by which we are called.
+    pub(crate) server_name: String,
+    client: Arc<ClientCertificate>,
+    server: Arc<ServerConfig>,
+}
+
+impl Membership {
+    /// Keeps what is unchanged. None: there is no mesh.
+    pub(crate) fn compile(
+        snapshot: &Snapshot,
+        certificate: Option<Arc<Certificate>>,
+        own_addresses: &[IpAddr],
+        previous: Option<&Arc<Self>>,
+    ) -> Option<Arc<Self>> {
+        // Workloads without authorities: nobody's certificate is valid, which is no leave to do without.
+        let nobody = || Arc::new(Mesh { trust_domain: TrustDomain::default(), authorities: String::new() });
+        let mesh = snapshot.mesh.clone().or_else(|| (!snapshot.workloads.is_empty()).then(nobody))?;
+        let trust = match previous.map(|previous| &previous.trust) {
+            Some(trust) if trust.mesh == mesh && trust.certificate == certificate => trust.clone(),
+            _ => Arc::new(Trust::new(mesh, certificate)),
+        };
+        let previous = previous.filter(|previous| Arc::ptr_eq(&previous.trust, &trust));
+        if let Some(previous) = previous
+            && previous.workloads == snapshot.workloads
+            && previous.own_addresses == own_addresses
+        {
+            return Some(previous.clone());
+        }
+        let upstream = |identity: &Identity| {
+            let known = previous.and_then(|previous| previous.upstreams.get(identity));
+            known.cloned().unwrap_or_else(|| UpstreamTls::of_identity(&trust, identity))
+        };
+        let upstreams: BTreeMap<_, _> =
+            snapshot.workloads.keys().map(|identity| (identity.clone(), upstream(identity))).collect();
+        let mut places = HashMap::default();
+        for (identity, workloads) in &snapshot.workloads {
+            for ip in workloads.pods.keys() {
+                let tls = upstreams[identity].clone();
+                places.insert(*ip, Place { identity: identity.clone(), workloads: workloads.clone(), tls });
+            }
+        }
+        Some(Arc::new(Self {
+            workloads: snapshot.workloads.clone(),
+            own_addresses: own_addresses.to_vec(),
+            trust,
+            upstreams,
+            places,
+        }))
+    }
+
+    /// How a connection to this address is encrypted; none: nobody is known there who takes that, or it does not leave our own pod.
+    pub(crate) fn upstream(&self, address: &SocketAddr) -> Option<&Arc<UpstreamTls>> {
+        let ip = address.ip();
+        let place = self.places.get(&ip).filter(|_| !self.own_addresses.contains(&ip))?;
+        let is_plain = place.workloads.pods.get(&ip).is_some_and(|pod| pod.is_plain(address.port()));
+        (!is_plain).then_some(&place.tls)
+    }
+
+    /// Who is at this address.
+    pub(crate) fn identity_at(&self, ip: &IpAddr) -> Option<&Identity> {
+        self.places.get(ip).map(|place| &place.identity)
+    }
+
+    /// Within which names mean something.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust.mesh.trust_domain
+    }
+
+    /// Ourselves; none: we have no certificate.
+    pub(crate) fn own(&self) -> Option<&Own> {
+        self.trust.own.as_ref()
+    }
+
+    /// Who the client of a connection is, of which the handshake was one of [`Own::server`]'s.
+    pub(crate) fn client_of(&self, connection: &ServerConnection) -> Option<Identity> {
+        let leaf = connection.peer_certificates()?.first()?;
+        self.trust.verifier.identify(leaf).ok()
+    }
+}
+
+impl Trust {
+    fn new(mesh: Arc<Mesh>, certificate: Option<Arc<Certificate>>) -> Self {
+        let bundle = Bundle { certificates: mesh.authorities.clone() };
+        let authorities = Authorities::of([&bundle].into_iter());
+        if authorities.store.is_empty() {
+            tracing::warn!("the mesh has no authority whose certificate can be read, so no workload's certificate is valid");
+        }
+        let algorithms = PROVIDER.signature_verification_algorithms;
+        let verifier = Arc::new(Verifier::new(authorities.store.clone(), mesh.trust_domain.clone(), algorithms));
+        let own = certificate.as_ref().map(|certificate| Own::new(certificate, &verifier, &mesh.trust_domain));
+        let own = match own.transpose() {
+            Ok(Some(own)) => {
+                tracing::info!(identity = %own.identity, "this is who we are in the mesh");
+                Some(own)
+            }
+            Ok(None) => {
+                tracing::warn!("there is no certificate of our own, so no workload of the mesh is called and none can call");
+                None
+            }
+            Err(fault) => {
+                tracing::error!(
+                    "our own certificate cannot be used, so no workload of the mesh is called and none can call: {fault}"
+                );
+                None
+            }
+        };
+        Self { mesh, certificate, authorities, verifier, own }
+    }
+
+    /// The server name of a workload.
+    pub(crate) fn server_name(&self, identity: &Identity) -> String {
+        identity.dns_name(&self.mesh.trust_domain)
+    }
+
+    /// What the certificate of a server has to fulfil that is to be this workload.
+    pub(crate) fn expecting(&self, identity: &Identity) -> Arc<dyn ServerCertVerifier> {
+        Arc::new(OfServer::new(self.verifier.clone(), identity.clone()))
+    }
+
+    /// The roots, as Pingora takes them.
+    pub(crate) fn authorities(&self) -> &Authorities {
+        &self.authorities
+    }
+
+    /// What we show to workloads; none: nothing, so there is no connection to any.
+    pub(crate) fn shown(&self) -> Option<&Arc<ClientCertificate>> {
+        self.own.as_ref().map(|own| &own.client)
+    }
+}
+
+impl std::fmt::Debug for Trust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trust").field("mesh", &self.mesh).field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+/// Why our own certificate is none.
+#[derive(Debug, thiserror::Error)]
+enum NotOurs {
+    #[error("{0}")]
+    Unusable(#[from] Unusable),
+    #[error("{0}")]
+    NoIdentity(String),
+}
+
+impl Own {
+    fn new(certificate: &Arc<Certificate>, verifier: &Arc<Verifier>, domain: &TrustDomain) -> Result<Self, NotOurs> {
+        let client = ClientCertificate::own(certificate)?;
+        let leaf = client.certified_key().cert.first().cloned().unwrap_or_else(|| CertificateDer::from(Vec::new()));
+        let identity = verifier.identify(&leaf).map_err(|fault| NotOurs::NoIdentity(reason(&fault)))?;
+        let server = Arc::new(accepting(PROVIDER.clone(), verifier, &client));
+        Ok(Self { server_name: identity.dns_name(domain), identity, client: Arc::new(client), server })
+    }
+
+    /// What connections of other workloads are accepted with. Each handshake is a full one: a session that is resumed would be one of a
+    /// certificate that may have expired meanwhile.
+    pub(crate) fn server(&self) -> &Arc<ServerConfig> {
+        &self.server
+    }
+}
+
+fn accepting(provider: Arc<CryptoProvider>, verifier: &Arc<Verifier>, own: &ClientCertificate) -> ServerConfig {
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("ring has suites for TLS 1.3")
+        .with_client_cert_verifier(Arc::new(OfClient::new(verifier.clone())))
+        .with_cert_resolver(own.as_server());
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    // The client's choice, of which it names one: bytes are passed on to an application that speaks the same without TLS.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

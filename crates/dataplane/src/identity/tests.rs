@@ -1,0 +1,184 @@
+//! Certificates of workloads against real handshakes: of servers here, of clients in `capture/inbound`.
+
+pub(crate) mod pki;
+
+use std::net::SocketAddr;
+
+use isthmus_routing::MeshedPod;
+use rcgen::KeyUsagePurpose;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::upstream::UpstreamTlsError;
+use pki::{Authority, Leaf, identity, pair};
+
+/// Whose certificates are taken, and who is where: accounts of `shop` by the address of a pod.
+pub(crate) fn snapshot(authorities: &str, workloads: &[(&str, &str)]) -> Snapshot {
+    let mut snapshot = Snapshot {
+        mesh: Some(Arc::new(Mesh { trust_domain: TrustDomain::default(), authorities: authorities.to_owned() })),
+        ..Snapshot::default()
+    };
+    for (account, ip) in workloads {
+        let workloads = snapshot.workloads.entry(identity(account)).or_default();
+        Arc::make_mut(workloads).pods.insert(ip.parse().expect("an address"), MeshedPod::default());
+    }
+    snapshot
+}
+
+fn compile(snapshot: &Snapshot, own: Option<&Certificate>, previous: Option<&Arc<Membership>>) -> Arc<Membership> {
+    let own = own.cloned().map(Arc::new);
+    Membership::compile(snapshot, own, &[], previous).expect("there is a mesh")
+}
+
+/// Shows a certificate to one client, whoever that is.
+async fn server(certificate: &Certificate) -> SocketAddr {
+    let (chain, key) = pair(certificate);
+    let config = ServerConfig::builder_with_provider(PROVIDER.clone())
+        .with_safe_default_protocol_versions()
+        .expect("both versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("they fit");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.expect("a connection");
+        if let Ok(mut stream) = TlsAcceptor::from(Arc::new(config)).accept(socket).await {
+            // Until the client has seen what it wants.
+            let _ = stream.read_u8().await;
+        }
+    });
+    address
+}
+
+/// What a certificate is, and why it is refused.
+pub(crate) type Case = (&'static str, Leaf, Option<&'static str>);
+
+/// Leaves of the right authority, for whoever expects `cart` or, if `any`, any workload.
+pub(crate) fn cases() -> Vec<Case> {
+    let of = |edit: fn(&mut Leaf)| Leaf::of("cart").with(edit);
+    let other = "is not one of a workload";
+    vec![
+        ("right", Leaf::of("cart"), None),
+        ("no usages", of(|leaf| leaf.usages.clear()), None),
+        ("no purposes", of(|leaf| leaf.purposes.clear()), None),
+        ("clocks differ by 4 minutes", of(|leaf| leaf.valid = (240, 3600)), None),
+        ("clocks differ by 6 minutes", of(|leaf| leaf.valid = (360, 3600)), Some("not valid yet")),
+        ("expired", of(|leaf| leaf.valid = (-600, -1)), Some("expired")),
+        ("another trust domain", of(|leaf| leaf.uris = vec!["spiffe://other/ns/shop/sa/cart".to_owned()]), Some(other)),
+        ("no URI", of(|leaf| leaf.uris.clear()), Some("has 0 URIs")),
+        ("two URIs", of(|leaf| leaf.uris.push("https://cluster.local/".to_owned())), Some("has 2 URIs")),
+        ("another scheme", of(|leaf| leaf.uris = vec!["http://cluster.local/ns/shop/sa/cart".to_owned()]), Some(other)),
+        ("an upper-case domain", of(|leaf| leaf.uris = vec!["spiffe://Cluster.Local/ns/shop/sa/cart".to_owned()]), Some(other)),
+        ("a port", of(|leaf| leaf.uris = vec!["spiffe://cluster.local:1/ns/shop/sa/cart".to_owned()]), Some(other)),
+        ("an escape", of(|leaf| leaf.uris = vec!["spiffe://cluster.local/ns/shop/sa/c%61rt".to_owned()]), Some(other)),
+        ("dots", of(|leaf| leaf.uris = vec!["spiffe://cluster.local/ns/shop/sa/..".to_owned()]), Some(other)),
+        ("two slashes", of(|leaf| leaf.uris = vec!["spiffe://cluster.local//ns/shop/sa/cart".to_owned()]), Some(other)),
+        ("a slash at the end", of(|leaf| leaf.uris = vec!["spiffe://cluster.local/ns/shop/sa/cart/".to_owned()]), Some(other)),
+        ("no path", of(|leaf| leaf.uris = vec!["spiffe://cluster.local".to_owned()]), Some(other)),
+        ("2049 bytes", of(|leaf| leaf.uris = vec![format!("{:a<2049}", leaf.uris[0])]), Some(other)),
+        ("an authority", of(|leaf| leaf.is_authority = true), Some("is one of an authority")),
+        ("may sign", of(|leaf| leaf.usages.push(KeyUsagePurpose::KeyCertSign)), Some("may sign others")),
+        ("may revoke", of(|leaf| leaf.usages.push(KeyUsagePurpose::CrlSign)), Some("may sign others")),
+        ("must not sign", of(|leaf| leaf.usages = vec![KeyUsagePurpose::KeyEncipherment]), Some("must not be used")),
+    ]
+}
+
+#[tokio::test]
+async fn a_server_is_taken_if_it_is_the_workload_that_was_called() {
+    let (right, wrong) = (Authority::new("right"), Authority::new("wrong"));
+    let own = right.sign(&Leaf::of("caller"));
+    let membership = compile(&snapshot(&right.pem, &[("cart", "127.0.0.1")]), Some(&own), None);
+    let check = async |what: &str, shown: Certificate, refusal: Option<&str>| {
+        let address = server(&shown).await;
+        let tls = membership.upstream(&address).expect("it is a workload's");
+        let said = tls.connect(TcpStream::connect(address).await.expect("it listens"), None).await.map(drop);
+        match (said, refusal) {
+            (Ok(()), None) => {}
+            (Err(error), Some(text)) if error.is_refusal() && error.to_string().contains(text) => {}
+            (said, _) => panic!("{what}: {said:?}"),
+        }
+    };
+    for (what, leaf, refusal) in cases() {
+        check(what, right.sign(&leaf), refusal).await;
+    }
+    let client_only = Leaf::of("cart").with(|leaf| leaf.purposes.truncate(0)).with(|leaf| {
+        leaf.purposes.push(rcgen::ExtendedKeyUsagePurpose::ClientAuth);
+    });
+    for (what, shown, refusal) in [
+        ("an authority between", right.below("between").sign(&Leaf::of("cart")), None),
+        ("another authority", wrong.sign(&Leaf::of("cart")), Some("no authority of the mesh")),
+        ("another authority between", wrong.below("right").sign(&Leaf::of("cart")), Some("no authority of the mesh")),
+        ("the address is another's by now", right.sign(&Leaf::of("other")), Some("ServiceAccount/shop/cart was expected")),
+        ("for clients only", right.sign(&client_only), Some("")),
+    ] {
+        check(what, shown, refusal).await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_certificate_of_our_own_nobody_is_called() {
+    let authority = Authority::new("one");
+    let strange = authority.sign(&Leaf::of("caller").with(|leaf| leaf.uris.clear()));
+    let broken = Certificate { chain: "none".to_owned(), key: String::new() };
+    let cart = authority.sign(&Leaf::of("cart"));
+    for own in [None, Some(&strange), Some(&broken)] {
+        let membership = compile(&snapshot(&authority.pem, &[("cart", "127.0.0.1")]), own, None);
+        assert!(membership.own().is_none());
+        let address = server(&cart).await;
+        let tls = membership.upstream(&address).expect("it is a workload's");
+        let error =
+            tls.connect(TcpStream::connect(address).await.expect("it listens"), None).await.map(drop).expect_err("nothing");
+        assert!(matches!(error, UpstreamTlsError::NoIdentity), "{error}");
+    }
+    let mut nobodys = snapshot("", &[("cart", "127.0.0.1")]);
+    nobodys.mesh = None;
+    let own = authority.sign(&Leaf::of("caller"));
+    let membership = compile(&nobodys, Some(&own), None);
+    let address = server(&cart).await;
+    let tls = membership.upstream(&address).expect("no leave to do without");
+    assert!(tls.connect(TcpStream::connect(address).await.expect("it listens"), None).await.is_err());
+    assert!(Membership::compile(&Snapshot::default(), None, &[], None).is_none());
+}
+
+#[test]
+fn an_address_is_a_workloads_unless_it_is_our_own_or_its_port_is_excluded() {
+    let authority = Authority::new("one");
+    let mut snapshot = snapshot(&authority.pem, &[("cart", "10.0.0.1"), ("cart", "10.0.0.2"), ("other", "fd00::1")]);
+    let cart = Arc::make_mut(snapshot.workloads.get_mut(&identity("cart")).expect("it is there"));
+    cart.pods.insert([10, 0, 0, 2].into(), MeshedPod { plain_ports: vec![9090] });
+    let membership = Membership::compile(&snapshot, None, &[[10, 0, 0, 1].into()], None).expect("a mesh");
+    for (address, server_name) in [
+        ("10.0.0.1:80", None),
+        ("10.0.0.2:80", Some("cart.shop.sa.cluster.local")),
+        ("10.0.0.2:9090", None),
+        ("10.0.0.3:80", None),
+        ("[fd00::1]:9090", Some("other.shop.sa.cluster.local")),
+    ] {
+        let found = membership.upstream(&address.parse().expect("an address"));
+        assert_eq!(found.map(|tls| tls.server_name()), server_name, "{address}");
+    }
+    assert_eq!(membership.identity_at(&[10, 0, 0, 1].into()), Some(&identity("cart")));
+}
+
+#[test]
+fn what_is_unchanged_is_kept_and_what_is_shown_or_believed_makes_another() {
+    let (one, two) = (Authority::new("one"), Authority::new("two"));
+    let (first_certificate, second_certificate) = (one.sign(&Leaf::of("caller")), one.sign(&Leaf::of("caller")));
+    let places = [("cart", "10.0.0.1")];
+    let first = compile(&snapshot(&one.pem, &places), Some(&first_certificate), None);
+    let at = "10.0.0.1:80".parse().expect("an address");
+    let tls = |membership: &Membership| membership.upstream(&at).expect("it is a workload's").clone();
+    let same = compile(&snapshot(&one.pem, &places), Some(&first_certificate), Some(&first));
+    assert!(Arc::ptr_eq(&first, &same));
+    let more = compile(&snapshot(&one.pem, &[places[0], ("cart", "10.0.0.2")]), Some(&first_certificate), Some(&first));
+    assert!(!Arc::ptr_eq(&first, &more) && Arc::ptr_eq(&tls(&first), &tls(&more)), "sessions and pools stay");
+    let both = format!("{}{}", one.pem, two.pem);
+    for (authorities, own) in [(&one.pem, Some(&second_certificate)), (&both, Some(&first_certificate)), (&one.pem, None)] {
+        let other = compile(&snapshot(authorities, &places), own, Some(&first));
+        assert!(!Arc::ptr_eq(&tls(&first), &tls(&other)));
+    }
+    assert_eq!(first.own().map(|own| own.server_name.as_str()), Some("caller.shop.sa.cluster.local"));
+}

@@ -1,0 +1,154 @@
+//! The stream from the controller and the data plane, joined.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_dataplane::{Capture, Dataplane, Limits, Options, Report, StartError};
+use isthmus_push::client::{self, Outcome};
+use isthmus_routing::snapshot::Models;
+use isthmus_routing::{BackendKey, Certificate, Snapshot};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::args::Run;
+use crate::probes;
+use crate::redirect::ADMIN;
+
+/// How long to wait before following begins anew after it broke off.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A sidecar that runs; dropping it cuts everything.
+pub(crate) struct Sidecar {
+    dataplane: Dataplane,
+    tasks: [JoinHandle<()>; 2],
+}
+
+/// Why a sidecar does not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SidecarError {
+    /// Its folder cannot be written to.
+    #[error("the controller's CAs cannot be kept in {path}: {source}; the folder has to be writable, such as an emptyDir", path = path.display())]
+    Store { path: PathBuf, source: io::Error },
+    /// The data plane does not.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// The data plane's ends of what the stream brings and takes.
+struct Ends {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    certificates: watch::Receiver<Option<Arc<Certificate>>>,
+    calls: watch::Sender<BTreeSet<BackendKey>>,
+}
+
+impl Sidecar {
+    /// Answers on the admin address when this returns, and is ready when there are a configuration and a certificate.
+    pub(crate) async fn start(args: &Run, threads: usize) -> Result<Self, SidecarError> {
+        let ca = args.store.join("ca.crt");
+        std::fs::write(&ca, &args.ca).map_err(|source| SidecarError::Store { path: args.store.clone(), source })?;
+        let (snapshots, snapshots_seen) = watch::channel(Arc::<Snapshot>::default());
+        let (certificates, certificates_seen) = watch::channel(None);
+        let (calls, calls_seen) = watch::channel(BTreeSet::new());
+        let dataplane =
+            dataplane(args, threads, &Ends { snapshots: snapshots_seen, certificates: certificates_seen, calls }).await?;
+        let (outcomes, seen) = watch::channel(Outcome::default());
+        let answering = tokio::spawn(answer(dataplane.reports(), outcomes));
+        let options = client::Options {
+            controller: args.controller.clone(),
+            ca,
+            token: args.token.clone(),
+            store: Some(args.store.clone()),
+            models: Models::default(),
+            limits: client::Limits::default(),
+            calls: Some(calls_seen),
+            certificate: Some(certificates),
+        };
+        let following = tokio::spawn(follow(options, snapshots, seen));
+        Ok(Self { dataplane, tasks: [answering, following] })
+    }
+
+    /// Where the admin server answers.
+    pub(crate) fn admin(&self) -> Option<SocketAddr> {
+        self.dataplane.admin()
+    }
+
+    /// See [`Dataplane::drain`]. The controller is followed until its end.
+    pub(crate) async fn drain(&self, lame_duck: Duration, deadline: Duration) {
+        self.dataplane.drain(lame_duck, deadline).await;
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn dataplane(args: &Run, threads: usize, ends: &Ends) -> Result<Dataplane, StartError> {
+    let pod_ips = args.pod_ips.clone();
+    let probed = pod_ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let options = |admin: SocketAddr| Options {
+        threads,
+        admin: Some(admin),
+        pages: probes::pages(args.probes.clone(), args.scrape.clone(), probed),
+        access_log: args.access_log.clone(),
+        otlp: args.otlp.clone(),
+        limits: Limits::mesh(),
+        capture: Some(Capture {
+            namespace: args.pod_namespace.clone(),
+            // What the kernel redirects of a process's own connections comes to the loopback address, so nobody else gets here.
+            outbound: sockets([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], args.outbound_port),
+            inbound: sockets([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], args.inbound_port),
+            pod_ips: pod_ips.clone(),
+            own_ports: BTreeSet::from([args.outbound_port, args.inbound_port, ADMIN]),
+            calls: ends.calls.clone(),
+        }),
+        identity: Some(ends.certificates.clone()),
+        placeholder: true,
+        ..Options::default()
+    };
+    if let Some(admin) = args.admin {
+        return Dataplane::start(options(admin), ends.snapshots.clone()).await;
+    }
+    match Dataplane::start(options((Ipv6Addr::UNSPECIFIED, ADMIN).into()), ends.snapshots.clone()).await {
+        // Without IPv6 there is no such address.
+        Err(StartError::Admin { .. }) => {
+            Dataplane::start(options((Ipv4Addr::UNSPECIFIED, ADMIN).into()), ends.snapshots.clone()).await
+        }
+        started => started,
+    }
+}
+
+/// Those of an address family that there is, whatever addresses the pod has: a connection to itself may be of the other one.
+fn sockets(both: [IpAddr; 2], port: u16) -> Vec<SocketAddr> {
+    let there_is = |ip: &IpAddr| TcpListener::bind((*ip, 0)).is_ok();
+    both.into_iter().filter(there_is).map(|ip| (ip, port).into()).collect()
+}
+
+/// Follows the controller for ever. It ends only by a fault of its own, which must not end what is served.
+async fn follow(options: client::Options, snapshots: watch::Sender<Arc<Snapshot>>, outcomes: watch::Receiver<Outcome>) {
+    loop {
+        // A set, so that it ends with this.
+        let mut following = JoinSet::new();
+        following.spawn(client::run(options.clone(), snapshots.clone(), outcomes.clone()));
+        if let Some(Err(error)) = following.join_next().await {
+            tracing::error!("following the controller broke off and begins anew; what is served stays: {error}");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Hands the data plane's reports on. A sidecar has no listeners that could fail.
+async fn answer(mut reports: watch::Receiver<Arc<Report>>, outcomes: watch::Sender<Outcome>) {
+    while reports.changed().await.is_ok() {
+        let version = reports.borrow_and_update().version;
+        outcomes.send_replace(Outcome { version, faults: BTreeMap::new() });
+    }
+}
+
+#[cfg(test)]
+mod tests;
