@@ -22,6 +22,7 @@ type load struct {
 	rate     float64
 	status   int
 	timeout  time.Duration
+	http1    bool
 	lost     int
 }
 
@@ -47,12 +48,13 @@ func parseLoad(arguments []string) (load, error) {
 	flags.IntVar(&l.requests, "requests", 1000, "how many requests, in all")
 	flags.Float64Var(&l.rate, "rate", 100, "requests in a second, in all")
 	flags.IntVar(&l.status, "status", http.StatusOK, "the expected status; 0: none, every connection has to fail")
+	flags.BoolVar(&l.http1, "http1", false, "without HTTP/2")
 	flags.DurationVar(&l.timeout, "timeout", 10*time.Second, "for each request")
 	if err := flags.Parse(arguments); err != nil {
 		return load{}, err
 	}
 	if flags.NArg() != 1 || l.requests < 1 || l.rate <= 0 {
-		return load{}, errors.New("usage: load [--requests N] [--rate N] [--status N] [--timeout D] http://HOST[:PORT]/PATH")
+		return load{}, errors.New("usage: load [--requests N] [--rate N] [--status N] [--timeout D] [--http1] http://HOST[:PORT]/PATH")
 	}
 	l.url = flags.Arg(0)
 	return l, nil
@@ -64,6 +66,9 @@ func (l load) run(ctx context.Context, out io.Writer) error {
 		name       string
 		http2, new bool
 	}{{"HTTP/1.1 kept", false, false}, {"HTTP/1.1 new", false, true}, {"HTTP/2 kept", true, false}, {"HTTP/2 new", true, true}}
+	if l.http1 {
+		kinds = kinds[:2]
+	}
 	workers := len(kinds) * each
 	pace := time.Duration(float64(time.Second) * float64(workers) / l.rate)
 	tallies := make([]tally, workers)

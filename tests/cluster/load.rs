@@ -22,12 +22,14 @@ pub(crate) struct Load {
     pub(crate) rate: usize,
     /// The expected status; 0: no connection may be answered.
     pub(crate) status: u16,
+    /// Whether to leave out HTTP/2.
+    pub(crate) http1: bool,
 }
 
 impl Load {
     /// A few requests that all have to be answered with 200.
     pub(crate) fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), requests: 400, rate: 200, status: 200 }
+        Self { url: url.into(), requests: 400, rate: 200, status: 200, http1: false }
     }
 
     /// Runs it in a namespace to its end: the Job has to complete, sidecar or not, and nothing may be lost. Returns what was sent, in words.
@@ -42,6 +44,7 @@ impl Load {
             format!("--requests={}", self.requests),
             format!("--rate={}", self.rate),
             format!("--status={}", self.status),
+            format!("--http1={}", self.http1),
             "--timeout=10s".to_owned(),
             self.url.clone(),
         ];

@@ -60,7 +60,7 @@ pub(crate) fn echo(name: &str, replicas: u32) -> String {
 apiVersion: v1
 kind: Service
 metadata: {{ name: {name} }}
-spec: {{ selector: {{ app: {name} }}, ports: [{{ port: 80, targetPort: 3000 }}] }}
+spec: {{ selector: {{ app: {name} }}, ports: [{{ name: http, port: 80, targetPort: 3000 }}] }}
 ---
 apiVersion: apps/v1
 kind: Deployment

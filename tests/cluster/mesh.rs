@@ -54,8 +54,10 @@ pub(crate) async fn a_strict_workload_takes_calls_of_the_mesh_only(stage: Arc<St
     outside.rolled_out("plain", "app=plain").await?;
     let url = format!("http://echo.{}/", inside.name);
     stage.say(format!("meshed to strict: {}", Load::new(&url).run(&inside, "meshed").await?));
+    // The server speaks HTTP/1.1 only, and nobody translates where no Service is called.
     let to_pod = format!("http://{}:3000/", pod_ip(&inside, "app=echo").await?);
-    stage.say(format!("meshed to the address of a strict pod: {}", Load::new(&to_pod).run(&inside, "to-pod").await?));
+    let load = Load { http1: true, ..Load::new(&to_pod) };
+    stage.say(format!("meshed to the address of a strict pod: {}", load.run(&inside, "to-pod").await?));
     for (name, url) in [("stranger", &url), ("stranger-to-pod", &to_pod)] {
         let refused = Load { status: 0, requests: 40, rate: 40, ..Load::new(url) };
         refused.run(&outside, name).await?;
@@ -74,10 +76,10 @@ pub(crate) async fn a_strict_workload_takes_calls_of_the_mesh_only(stage: Arc<St
 pub(crate) async fn probes_ask_the_application(stage: Arc<Stage>) -> Outcome {
     let space = stage.space(injected()).await?;
     let probes = [
-        ("http", "httpGet: { path: /ok, port: 3000 }", true),
-        ("tcp", "tcpSocket: { port: 3000 }", true),
-        ("tcp-down", "tcpSocket: { port: 3999 }", false),
-        ("http-down", "httpGet: { path: /ok, port: 3999 }", false),
+        ("asks-http", "httpGet: { path: /ok, port: 3000 }", true),
+        ("asks-tcp", "tcpSocket: { port: 3000 }", true),
+        ("asks-tcp-down", "tcpSocket: { port: 3999 }", false),
+        ("asks-http-down", "httpGet: { path: /ok, port: 3999 }", false),
     ];
     for (name, probe, _) in probes {
         let workload = annotated(name, 1, STRICT).replace("tcpSocket: { port: 3000 }", probe);
@@ -167,8 +169,10 @@ async fn renewing(stage: Arc<Stage>, time: Duration) -> Outcome {
     let arguments = system.get("Deployment", CONTROLLER).await?.data["spec"]["template"]["spec"]["containers"][0]["args"].clone();
     let undo = (system.clone(), arguments.clone());
     stage.afterwards(move || async move { set_arguments(&undo.0, undo.1).await });
+    const LIFETIME: &str = "--mesh-certificate-lifetime=";
     let mut brief = arguments.as_array().cloned().unwrap_or_default();
-    brief.push(json!("--mesh-certificate-lifetime=10s"));
+    brief.retain(|argument| argument.as_str().is_none_or(|argument| !argument.starts_with(LIFETIME)));
+    brief.push(json!(format!("{LIFETIME}10s")));
     set_arguments(&system, Value::Array(brief)).await?;
     let space = stage.space(injected()).await?;
     let address = served(&space, 1, HASTY).await?;

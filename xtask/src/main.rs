@@ -40,8 +40,9 @@ enum Command {
     Test(checks::Arguments),
     /// Drive the gateway with programs written elsewhere: all of them, or those that are named.
     Suites(suites::Arguments),
-    /// What a request costs beside other gateways (`edge`), what bytes, round trips and handshakes without HTTP cost (`l4`), what finding
-    /// a route costs (`routes`), and how long a route takes to the proxies of a cluster (`propagation`).
+    /// What a request costs beside other gateways (`edge`), what bytes, round trips and handshakes without HTTP cost (`l4`), what a pair of
+    /// sidecars costs (`mesh`) and needs (`memory`), what finding a route costs (`routes`), and how long a route takes to the proxies of a
+    /// cluster (`propagation`).
     Bench(bench::Arguments),
     /// A real Kubernetes cluster on this machine, or on yours: `up`, `down`, `status`, `images`, `install`, `test`.
     Cluster(cluster::Arguments),

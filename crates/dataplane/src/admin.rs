@@ -2,6 +2,9 @@
 //!
 //! It shows the names of everything that is routed, so it belongs on an address that only operators reach.
 
+mod room;
+mod shown;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +14,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use isthmus_routing::{Certificate, Snapshot};
-use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -23,13 +25,16 @@ use crate::StartError;
 use crate::config;
 use crate::drain::{Readiness, State as Ready};
 use crate::telemetry::Telemetry;
+use room::Room;
+use shown::Shown;
 
 /// How long a request's header, or the next request on a kept connection, may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections at once; the next ones wait in the backlog.
 const CONNECTIONS: usize = 256;
-/// What stands in the place of a private key.
-const REDACTED: &str = "<redacted>";
+/// Of these, from one address; more are closed. The kubelet asks here for all probes of a pod, and must not wait behind somebody who says
+/// nothing or does not read.
+const CONNECTIONS_EACH: usize = 64;
 
 const INDEX: &str = "\
 isthmus admin
@@ -84,14 +89,15 @@ impl Drop for Admin {
 
 /// `axum::serve` has no deadline for headers, so connections are driven here.
 async fn accept(listener: TcpListener, router: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    while let Ok(permit) = room.clone().acquire_owned().await {
+    let (all, each) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::<Room>::default());
+    while let Ok(permit) = all.clone().acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let Some(place) = each.place(peer.ip(), CONNECTIONS_EACH) else { continue };
                 let router = router.clone();
                 tokio::spawn(async move {
                     serve(stream, router).await;
-                    drop(permit);
+                    drop((place, permit));
                 });
             }
             // Want of file descriptors passes; a loop without a pause would make it worse.
@@ -120,8 +126,8 @@ fn router(sources: Sources) -> Router {
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/debug/snapshot", get(snapshot))
-        .with_state(sources)
+        .with_state(sources.clone())
+        .merge(Router::new().route("/debug/snapshot", get(snapshot)).with_state((sources, Arc::<Shown>::default())))
 }
 
 async fn readyz(State(sources): State<Sources>) -> (StatusCode, &'static str) {
@@ -137,14 +143,14 @@ async fn metrics(State(sources): State<Sources>) -> Response {
     (StatusCode::OK, [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
 }
 
-async fn snapshot(State(sources): State<Sources>, headers: HeaderMap) -> Response {
+async fn snapshot(State((sources, shown)): State<(Sources, Arc<Shown>)>, headers: HeaderMap) -> Response {
     let config = sources.config.load_full();
     let tag = format!("\"{}\"", config.version);
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
     if known {
         return (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response();
     }
-    let text = aside(move || show(&config.version.to_string(), &config.snapshot)).await;
+    let text = Bytes::from_owner(shown.read(&config).await);
     (StatusCode::OK, [(header::CONTENT_TYPE, "application/json".to_owned()), (header::ETAG, tag)], text).into_response()
 }
 
@@ -154,31 +160,14 @@ async fn aside(make: impl FnOnce() -> String + Send + 'static) -> String {
     tokio::task::spawn_blocking(make).await.unwrap_or_default()
 }
 
-/// The snapshot as JSON, with its version, without private keys.
-fn show(version: &str, snapshot: &Snapshot) -> String {
-    #[derive(Serialize)]
-    struct Shown<'a> {
-        version: &'a str,
-        snapshot: &'a Snapshot,
-    }
-    let shown = Shown { version, snapshot: &redacted(snapshot) };
-    serde_json::to_string_pretty(&shown).expect("every key of a snapshot is serialised as a string")
-}
-
-fn redacted(snapshot: &Snapshot) -> Snapshot {
-    let hide = |certificate: &Certificate| Certificate { chain: certificate.chain.clone(), key: REDACTED.to_owned() };
-    Snapshot {
-        certificates: snapshot.certificates.iter().map(|(key, value)| (key.clone(), Arc::new(hide(value)))).collect(),
-        ..snapshot.clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use arc_swap::ArcSwap;
-    use isthmus_routing::CertificateKey;
+    use isthmus_routing::{Certificate, CertificateKey, Snapshot};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpSocket;
 
+    use super::shown::REDACTED;
     use super::*;
     use crate::Options;
     use crate::config::Config;
@@ -228,6 +217,32 @@ mod tests {
         assert_eq!(ask(&admin, "GET", "/debug", "").await.0, 404);
         assert_eq!(ask(&admin, "GET", "/more", "").await.0, 200, "somebody else's");
         assert_eq!(ask(&admin, "POST", "/metrics", "content-length: 0\r\n").await.0, 405);
+    }
+
+    #[tokio::test]
+    async fn one_address_cannot_keep_the_others_out() {
+        let (admin, _) = start(Snapshot::default()).await;
+        let connect = async |from: [u8; 4]| {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket.bind((from, 0).into()).expect("a free port");
+            socket.connect(admin.address()).await.expect("connects")
+        };
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS_EACH {
+            silent.push(connect([127, 0, 0, 2]).await);
+        }
+        let mut one_more = connect([127, 0, 0, 2]).await;
+        assert!(matches!(one_more.read(&mut [0; 1]).await, Ok(0) | Err(_)), "it is closed at once");
+        assert_eq!(ask(&admin, "GET", "/livez", "").await.0, 200, "others are served");
+        silent.pop();
+        for _ in 0..100 {
+            let mut again = connect([127, 0, 0, 2]).await;
+            let asked = again.write_all(b"GET /livez HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await;
+            if asked.is_ok() && again.read(&mut [0; 1]).await.is_ok_and(|read| read > 0) {
+                return;
+            }
+        }
+        panic!("a place that was left is not free");
     }
 
     #[tokio::test]

@@ -163,7 +163,7 @@ pub(crate) async fn serve<A: HttpServerApp + Send + Sync + 'static>(side: Side, 
                 return refuse(&caught.socket, &at, ConnectionFault::NotHeld);
             }
             let guard = at.accepted();
-            inbound::serve(caught, &context.streams, guard.port(), signals).await;
+            inbound::serve(caught, (&context.streams, capture.swaps.subscribe()), guard.port(), signals).await;
             drop((guard, permit));
         }
     }

@@ -140,6 +140,8 @@ impl Limits {
             fresh: silence,
             idle: silence,
             http2_idle: silence,
+            // Whoever reaches the pod may send one, and the sidecar has little memory; what is longer is taken as what is no ClientHello.
+            client_hello_bytes: 16 * 1024,
             target_bytes: 64 * 1024,
             header_bytes: 256 * 1024,
             // What Pingora's parser has room for.

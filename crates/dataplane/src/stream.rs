@@ -4,6 +4,7 @@ pub(crate) mod connect;
 pub(crate) mod route;
 mod splice;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -78,24 +79,25 @@ impl Streams {
             () = raised(&mut cut) => Err(StreamEnd::DrainDeadline),
         };
         drop((here, listener));
-        self.carry(opened, record, port, cut).await;
+        self.carry(opened, record, port, cut_off(cut)).await;
     }
 
     /// Carries bytes between two open connections to their end, or does not if there are none, and tells of it. What `record` counts by
-    /// has been told that it began. `held` is kept while bytes are carried.
+    /// has been told that it began. `held` is kept while bytes are carried. `cut` ends it before its sides do.
     pub(crate) async fn carry<H>(
         &self,
         opened: Result<(Splice, H), StreamEnd>,
         record: StreamRecord,
         port: &PortMetrics,
-        mut cut: watch::Receiver<bool>,
+        cut: impl Future<Output = StreamEnd>,
     ) {
+        let mut cut = pin!(cut);
         let (end, moved) = match opened {
             Err(end) => (end, (0, 0)),
             Ok((mut splice, held)) => {
                 let end = tokio::select! {
                     end = splice.run(&self.limits, record.metrics()) => end,
-                    () = raised(&mut cut) => StreamEnd::DrainDeadline,
+                    end = cut.as_mut() => end,
                 };
                 drop(held);
                 let moved = splice.moved();
@@ -107,7 +109,7 @@ impl Streams {
                 let moved = match broken {
                     Some(side) => tokio::select! {
                         moved = splice.break_off(side, &self.limits) => moved,
-                        () = raised(&mut cut) => moved,
+                        _ = cut.as_mut() => moved,
                     },
                     None => {
                         if end != StreamEnd::Closed {
@@ -183,6 +185,12 @@ impl Streams {
     }
 }
 
+/// Waits for the cut at the end of a drain.
+pub(crate) async fn cut_off(mut cut: watch::Receiver<bool>) -> StreamEnd {
+    raised(&mut cut).await;
+    StreamEnd::DrainDeadline
+}
+
 impl Client {
     /// As the access log has it.
     fn protocol(&self) -> Protocol {
@@ -255,6 +263,7 @@ fn fault(end: StreamEnd) -> Option<ConnectionFault> {
         StreamEnd::NoRoute => Some(ConnectionFault::NoRoute),
         StreamEnd::Invalid | StreamEnd::NoEndpoint => Some(ConnectionFault::NoBackend),
         StreamEnd::Unreachable | StreamEnd::Certificate | StreamEnd::NoIdentity => Some(ConnectionFault::Connect),
+        StreamEnd::Plaintext => Some(ConnectionFault::Plaintext),
     }
 }
 

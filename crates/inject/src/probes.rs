@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::outcome::Refusal;
-use crate::{ADMIN, pod};
+use crate::{ADMIN, PORTS, pod};
 
 const KINDS: [&str; 3] = ["startupProbe", "livenessProbe", "readinessProbe"];
 
@@ -76,6 +76,10 @@ fn port(container: &Value, probe: &'static str, way: &Value) -> Result<u16, Refu
         other => other.as_u64(),
     };
     let number = number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0);
+    // The sidecar would ask itself, and so on.
+    if let Some(own) = number.filter(|number| PORTS.contains(number)) {
+        return Err(Refusal::Port { container: pod::name(container).to_owned(), port: own.into() });
+    }
     number.ok_or_else(|| Refusal::ProbePort {
         container: pod::name(container).to_owned(),
         probe,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{ADMIN, object, pod};
+use crate::{ADMIN, PORTS, object, pod};
 
 const SCRAPE: &str = "prometheus.io/scrape";
 const PORT: &str = "prometheus.io/port";
@@ -10,7 +10,8 @@ const PATH: &str = "prometheus.io/path";
 const SCHEME: &str = "prometheus.io/scheme";
 
 /// Leads the scrape to the sidecar, and returns where the sidecar has to ask. None: nothing is to be scraped, or nobody can say where: no
-/// annotation names the port and the pod has not exactly one, or an annotation says what Prometheus does not understand either.
+/// annotation names the port and the pod has not exactly one, or the port is the sidecar's own, or an annotation says what Prometheus does not
+/// understand either.
 pub(crate) fn rewrite(pod: &mut Value) -> Option<Value> {
     if pod::annotation(pod, SCRAPE) != Some("true") {
         return None;
@@ -23,6 +24,10 @@ pub(crate) fn rewrite(pod: &mut Value) -> Option<Value> {
             u16::try_from(only).ok()?
         }
     };
+    // The sidecar would ask itself, and so on.
+    if PORTS.contains(&port) {
+        return None;
+    }
     let text = |key, default| pod::annotation(pod, key).filter(|text| !text.is_empty()).unwrap_or(default);
     let scheme = Some(text(SCHEME, "http")).filter(|scheme| ["http", "https"].contains(scheme))?;
     let asked = json!({ "port": port, "path": text(PATH, "/metrics"), "scheme": scheme });

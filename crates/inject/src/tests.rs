@@ -165,6 +165,11 @@ fn pods_that_are_refused() {
             "the livenessProbe of container `app` is for the port `0`",
         ),
         (
+            json!({}),
+            app(json!({ "name": "app", "livenessProbe": { "httpGet": { "path": "/probe/0", "port": 15423 } } })),
+            "container `app` has the port 15423, and 15421, 15422 and 15423 are the sidecar's",
+        ),
+        (
             note("isthmus.dev/exclude-outbound-ports", "80,web"),
             json!({}),
             "the annotation `isthmus.dev/exclude-outbound-ports: 80,web` cannot be read: `web` is not a port from 1 to 65535",
@@ -223,6 +228,7 @@ fn a_scrape_needs_a_port() {
         (with(None, two), None),
         (with(None, json!([])), None),
         (with(Some("metrics"), json!([])), None),
+        (with(Some("15423"), json!([])), None),
     ] {
         let mut patched = pod.clone();
         let asked = scrape::rewrite(&mut patched);

@@ -153,12 +153,7 @@ fn nth(first: Ipv4Addr, number: u32) -> IpAddr {
 fn one_rule(number: u32, service: &BackendKey) -> Result<Route, Fault> {
     let name = format!("items-{number}");
     let set = vec![("x-route".parse()?, name.parse()?)];
-    let path = HttpMatch {
-        path: PathMatch::Prefix(format!("/{name}")),
-        headers: Vec::new(),
-        query: Vec::new(),
-        method: None,
-    };
+    let path = HttpMatch { path: PathMatch::Prefix(format!("/{name}")), headers: Vec::new(), query: Vec::new(), method: None };
     let backend = WeightedBackend { weight: 1, target: Target::Backend(service.clone()), filters: Vec::new() };
     let rule = Rule {
         name: None,

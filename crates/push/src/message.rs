@@ -42,6 +42,17 @@ pub(crate) struct Hello {
     pub(crate) calls: BTreeSet<BackendKey>,
 }
 
+/// Characters of the name of a release that are kept.
+pub(crate) const RELEASE: usize = 64;
+
+/// Characters of a refusal that are kept: it is told in statuses of others.
+pub(crate) const REASON: usize = 4000;
+
+/// The beginning of a text of somebody who may be anybody.
+pub(crate) fn beginning(text: &str, characters: usize) -> String {
+    text.chars().take(characters).collect()
+}
+
 /// Services that a sidecar subscribes to at most.
 pub(crate) const CALLS: usize = 4096;
 

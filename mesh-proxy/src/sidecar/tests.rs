@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::*;
 
-mod pair;
+mod netns;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -25,9 +25,10 @@ struct Line {
     run: Run,
 }
 
-/// A controller, and a folder with what its sidecars need.
+/// A controller that takes a token for the name of the ServiceAccount, and a folder with what its sidecars need.
 struct Bed {
-    server: Server,
+    /// None: it is away.
+    server: Option<Server>,
     folder: PathBuf,
     /// PEM, of those who sign workloads' certificates.
     authorities: String,
@@ -61,16 +62,15 @@ fn issue(authority: &Authority, identity: &Identity, csr: &str) -> String {
 
 impl Bed {
     async fn start() -> Self {
-        Self::of("cart", &authority()).await
+        Self::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(), &authority())
     }
 
-    /// One whose sidecars are of this account.
-    async fn of(account: &'static str, authority: &Arc<Authority>) -> Self {
+    /// One that listens here.
+    fn on(listener: TcpListener, authority: &Arc<Authority>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("isthmus-mesh-proxy-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("token"), "token").unwrap();
         let made = rcgen::generate_simple_self_signed(vec![isthmus_push::SERVER_NAME.to_owned()]).unwrap();
         let certificate = Certificate { chain: made.cert.pem(), key: made.signing_key.serialize_pem() };
 
@@ -79,12 +79,11 @@ impl Bed {
 
         let (role, role_seen) = watch::channel(Role::Leader);
         let (tls, tls_seen) = watch::channel(Arc::new(certificate));
-        let peer = move || Peer { subject: Subject::Workload { identity: identity(account) }, pod: format!("{account}-1") };
+        let peer = |token: &str| Peer { subject: Subject::Workload { identity: identity(token) }, pod: format!("{token}-1") };
         let options = server::Options {
             tls: tls_seen,
-            authenticate: Arc::new(move |_| Box::pin(std::future::ready(Ok(peer())))),
+            authenticate: Arc::new(move |token| Box::pin(std::future::ready(Ok(peer(&token))))),
             sign: Arc::new(move |who, csr| {
-                assert_eq!(who, identity(account));
                 let chain = issue(&authority, &who, &csr);
                 Box::pin(std::future::ready(Ok(chain)))
             }),
@@ -92,33 +91,43 @@ impl Bed {
             models: Models::default(),
             limits: server::Limits::default(),
         };
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let server = Server::start(listener, options).unwrap();
-        Self { server, folder, authorities, ca: made.cert.pem(), _role: role, _tls: tls }
+        Self { server: Some(server), folder, authorities, ca: made.cert.pem(), _role: role, _tls: tls }
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().expect("it is there")
+    }
+
+    /// What a sidecar of this account keeps.
+    fn store(&self, account: &str) -> PathBuf {
+        self.folder.join(account)
     }
 
     /// A sidecar of the controller at this address, whose application answers at this port.
     async fn sidecar(&self, controller: SocketAddr, application: u16) -> Sidecar {
-        let elsewhere = ["--admin=127.0.0.1:0", "--outbound-port=0", "--inbound-port=0"];
-        self.sidecar_at(controller, application, Ipv4Addr::LOCALHOST, &elsewhere).await
+        let probes = format!(r#"[{{"http": {{"port": {application}, "path": "/", "scheme": "HTTP"}}, "timeout": 5}}]"#);
+        let probes = format!("--probes={probes}");
+        let words = ["--pod-ips=127.0.0.1", "--admin=127.0.0.1:0", "--outbound-port=0", "--inbound-port=0", &probes];
+        Sidecar::start(&self.arguments("cart", controller, &words), 1).await.unwrap()
     }
 
-    /// The same in a pod with this address.
-    async fn sidecar_at(&self, controller: SocketAddr, application: u16, pod: Ipv4Addr, more: &[&str]) -> Sidecar {
-        let (folder, ca) = (self.folder.display(), &self.ca);
-        let probes = format!(r#"[{{"http": {{"port": {application}, "path": "/", "scheme": "HTTP"}}, "timeout": 5}}]"#);
+    /// What a sidecar of this account is started with.
+    fn arguments(&self, account: &str, controller: SocketAddr, more: &[&str]) -> Run {
+        let (store, ca) = (self.store(account), &self.ca);
+        std::fs::create_dir_all(&store).unwrap();
+        std::fs::write(store.join("token"), account).unwrap();
+        let store = store.display();
         let mut words = vec![
             "run".to_owned(),
             format!("--controller={controller}"),
             format!("--ca={ca}"),
-            format!("--token={folder}/token"),
-            format!("--store={folder}"),
-            format!("--probes={probes}"),
-            format!("--pod-ips={pod}"),
+            format!("--token={store}/token"),
+            format!("--store={store}"),
             "--pod-namespace=shop".to_owned(),
         ];
         words.extend(more.iter().map(|word| (*word).to_owned()));
-        Sidecar::start(&Line::try_parse_from(words).unwrap().run, 1).await.unwrap()
+        Line::try_parse_from(words).unwrap().run
     }
 
     /// An empty mesh; returns its number.
@@ -132,12 +141,14 @@ impl Bed {
         let snapshot = Arc::new(Snapshot { mesh: Some(Arc::new(mesh)), ..snapshot });
         let unseen = Arc::new(Inbound { mode, ..Inbound::default() });
         let mesh = MeshPublication { snapshot, inbound: BTreeMap::new(), unseen };
-        self.server.publish(Publication { mesh: Some(mesh), ..Publication::default() }).mesh
+        self.server().publish(Publication { mesh: Some(mesh), ..Publication::default() }).mesh
     }
 
+    /// Waits until every sidecar serves its part of that.
     async fn acked(&self, mesh: u64) {
-        let mut sidecars = self.server.sidecars();
-        let found = sidecars.wait_for(|sidecars| sidecars.values().any(|sidecar| sidecar.acked >= Some(mesh)));
+        let mut sidecars = self.server().sidecars();
+        let found =
+            sidecars.wait_for(|sidecars| !sidecars.is_empty() && sidecars.values().all(|sidecar| sidecar.acked >= Some(mesh)));
         tokio::time::timeout(SOON, found).await.expect("it is acknowledged soon").unwrap();
     }
 }
@@ -183,7 +194,7 @@ async fn application() -> u16 {
 #[tokio::test]
 async fn it_is_ready_with_a_configuration_and_a_certificate_and_probes_before() {
     let bed = Bed::start().await;
-    let sidecar = bed.sidecar(bed.server.address(), application().await).await;
+    let sidecar = bed.sidecar(bed.server().address(), application().await).await;
     let admin = sidecar.admin().unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
     for (path, code) in [("/livez", 200), ("/metrics", 200), ("/probe/0", 200), ("/readyz", 503), ("/probe/1", 404)] {
@@ -199,10 +210,10 @@ async fn it_is_ready_with_a_configuration_and_a_certificate_and_probes_before() 
 #[tokio::test]
 async fn a_restarted_sidecar_is_ready_without_its_controller() {
     let bed = Bed::start().await;
-    let sidecar = bed.sidecar(bed.server.address(), free()).await;
+    let sidecar = bed.sidecar(bed.server().address(), free()).await;
     bed.acked(bed.publish()).await;
     ready(&sidecar).await;
-    while !bed.folder.join("last-good").exists() {
+    while !bed.store("cart").join("last-good").exists() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     sidecar.drain(Duration::ZERO, Duration::from_secs(1)).await;
@@ -218,7 +229,7 @@ async fn a_restarted_sidecar_is_ready_without_its_controller() {
 #[tokio::test]
 async fn a_drain_without_connections_is_over_at_once() {
     let bed = Bed::start().await;
-    let sidecar = bed.sidecar(bed.server.address(), free()).await;
+    let sidecar = bed.sidecar(bed.server().address(), free()).await;
     bed.acked(bed.publish()).await;
     ready(&sidecar).await;
     let start = Instant::now();

@@ -9,10 +9,10 @@ mod config;
 mod contender;
 pub(super) mod figures;
 mod idle;
-mod procfs;
+pub(super) mod procfs;
 pub(super) mod report;
 pub(super) mod scene;
-mod tools;
+pub(super) mod tools;
 mod wrk;
 
 use std::path::PathBuf;

@@ -11,17 +11,18 @@ use isthmus_routing::{Identity, MtlsMode, Protocol};
 use rustls::server::Accepted;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::StartHandshake;
 
 use super::Caught;
-use crate::config::Config;
+use crate::config::{Config, Shared};
 use crate::connection::transport::Transport;
 use crate::drain::{Signals, raised};
 use crate::identity::{Membership, reason};
 use crate::limits::Limits;
 use crate::proxy::defaults;
-use crate::stream::{Splice, Streams, reset};
+use crate::stream::{Splice, Streams, cut_off, reset};
 use crate::telemetry::{Captured, ConnectionFault, PortMetrics, StreamEnd, StreamRecord};
 use crate::tls::accept::refuse;
 use crate::tls::client::Refusal;
@@ -67,8 +68,14 @@ enum Refused {
 }
 
 /// Serves a connection to its end: that of its sides, of its patience, or `signals`' cut. [`Caught::original`] is an address of the pod's, and
-/// none of the sidecar's own ports. The configuration of now decides, and no later one.
-pub(crate) async fn serve(caught: Caught, streams: &Streams, port: &PortMetrics, signals: Signals) {
+/// none of the sidecar's own ports. The configuration of now decides, and no later one, unless that takes no more plaintext: `swaps` changes
+/// with each.
+pub(crate) async fn serve(
+    caught: Caught,
+    (streams, swaps): (&Streams, watch::Receiver<u64>),
+    port: &PortMetrics,
+    signals: Signals,
+) {
     let config = streams.config.load_full();
     let (peer, original, started) = (caught.peer, caught.original, (caught.started, caught.start_time));
     let mut cut = signals.cut;
@@ -106,7 +113,32 @@ pub(crate) async fn serve(caught: Caught, streams: &Streams, port: &PortMetrics,
             Err(end)
         }
     };
-    streams.carry(opened, record, port, cut).await;
+    let is_plain = source.is_none();
+    let end = async {
+        tokio::select! {
+            end = cut_off(cut) => end,
+            () = strict(&streams.config, swaps, original.port()), if is_plain => StreamEnd::Plaintext,
+        }
+    };
+    streams.carry(opened, record, port, end).await;
+}
+
+/// What is asked on a port. Without a word on it nobody is served who has not proved who he is.
+fn mode(config: &Config, port: u16) -> MtlsMode {
+    config.snapshot.inbound.as_ref().map_or(MtlsMode::Strict, |inbound| inbound.mode_of(port))
+}
+
+/// Waits for a configuration in which nobody is served on this port who has not proved who he is; for ever if none can come.
+async fn strict(config: &Shared, mut swaps: watch::Receiver<u64>, port: u16) {
+    loop {
+        swaps.mark_unchanged();
+        if mode(&config.load(), port) == MtlsMode::Strict {
+            return;
+        }
+        if swaps.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// The workload itself: nothing of ours is redirected.
@@ -121,8 +153,7 @@ async fn begin(
     config: &Config,
     limits: &Limits,
 ) -> Result<Begun, Refused> {
-    // Without a word on it nobody is served who has not proved who he is.
-    let mode = config.snapshot.inbound.as_ref().map_or(MtlsMode::Strict, |inbound| inbound.mode_of(original.port()));
+    let mode = mode(config, original.port());
     let Some(membership) = config.membership.as_deref() else {
         if mode == MtlsMode::Strict {
             reset(&socket);

@@ -12,7 +12,7 @@ use crate::connection::transport::Transport;
 use crate::drain::{Signals, raised};
 use crate::proxy_protocol::Ends;
 use crate::stream::connect::connect_to;
-use crate::stream::{Splice, Streams, reset};
+use crate::stream::{Splice, Streams, cut_off, reset};
 use crate::telemetry::{Captured, StreamEnd, StreamRecord};
 use crate::upstream::{Caller, UpstreamTls};
 
@@ -70,6 +70,6 @@ pub(super) async fn serve(
             Err(end)
         }
     };
-    streams.carry(opened, record, guard.port(), cut).await;
+    streams.carry(opened, record, guard.port(), cut_off(cut)).await;
     drop((guard, permit));
 }

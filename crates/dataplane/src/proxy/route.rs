@@ -202,7 +202,8 @@ fn filter(
                 if let Some(answer) = cors::preflight(filter, &header.method, &header.headers) {
                     return Err(Reply::plain(204).with_headers(answer));
                 }
-                ctx.cors = Some(cors::actual(filter, &header.headers));
+                // The first is the one that answers preflights.
+                ctx.cors.get_or_insert_with(|| cors::actual(filter, &header.headers));
             }
             Answering::Redirect(filter) => {
                 let arrival = Arrival { https: arrived.https, host: arrived.host, port: arrived.port, prefix };

@@ -114,8 +114,8 @@ impl Splice {
 
     /// Ends it after one side has broken off. The other one is sent all that was read for it, and then sees that this is not the end: under
     /// TLS an end without `close_notify`, else a reset. The system throws away what a socket has not sent when that is reset, and does
-    /// not say when it has sent all, so the reset comes [`Limits::linger`] after the last byte. Returns what was moved in all. Dropping
-    /// it breaks off the other side at once.
+    /// not say when it has sent all, so the reset comes [`Limits::linger`] after the last byte, and at once if there was none. Returns what
+    /// was moved in all. Dropping it breaks off the other side at once.
     pub(super) async fn break_off(self, side: Side, limits: &Limits) -> (u64, u64) {
         let Self { client, endpoint, mut up, mut down, active } = self;
         let (broken, mut other, half) = match side {
@@ -130,6 +130,9 @@ impl Splice {
         }
         let waiting = std::mem::take(&mut half.waiting);
         let waiting = waiting.get(half.start..).unwrap_or_default();
+        if is_plain && waiting.is_empty() && half.moved == 0 {
+            return (up.moved, down.moved);
+        }
         let since = if waiting.is_empty() { active } else { Instant::now() };
         let told = async {
             other.write_all(waiting).await?;

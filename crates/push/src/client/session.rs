@@ -18,12 +18,10 @@ use super::store::Store;
 use super::{Asks, Limits};
 use crate::body::{ReadError, Reader};
 use crate::frame::frame;
-use crate::message::{Csr, FromProxy, Nack, ReadToProxy, Subscribe};
+use crate::message::{self, Csr, FromProxy, Nack, ReadToProxy, Subscribe};
 
 /// Bytes of a message to the controller.
 const MESSAGE: usize = 1 << 20;
-/// Characters of a refusal.
-const REASON: usize = 4000;
 
 /// Why a stream has ended.
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +212,7 @@ impl<'c> Session<'c> {
     }
 
     fn refuse(&self, version: Version, reason: &str) -> Result<(), End> {
-        let reason = reason.chars().take(REASON).collect();
+        let reason = message::beginning(reason, message::REASON);
         self.say(&FromProxy::Nack(Nack { version, reason }))
     }
 

@@ -16,7 +16,7 @@ use super::accept::Stage;
 use super::session::Session;
 use super::{Denied, Peer, Role, Shared, count};
 use crate::body::{Outgoing, Reader};
-use crate::message::{CALLS, Hello, ReadFromProxy};
+use crate::message::{self, CALLS, Hello, ReadFromProxy};
 use crate::{LEADER, PACKAGE, PATH};
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
@@ -135,7 +135,8 @@ async fn hello(reader: &mut Reader) -> Result<Hello, String> {
     let first = reader.next().await.map_err(|error| error.to_string())?.ok_or("the first message is missing")?;
     let message: ReadFromProxy =
         serde_json::from_slice(&first).map_err(|error| format!("the first message is broken: {error}"))?;
-    let hello = message.hello.ok_or("the first message is not a hello")?;
+    let mut hello = message.hello.ok_or("the first message is not a hello")?;
+    hello.package = message::beginning(&hello.package, message::RELEASE);
     match hello.calls.len() {
         0..=CALLS => Ok(hello),
         calls => Err(format!("this proxy subscribes to {calls} Services, and may to {CALLS}")),

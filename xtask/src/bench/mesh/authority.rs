@@ -62,7 +62,7 @@ impl Authority {
             let pem = key.serialize_pem();
             Ok(Self { issuer: CertifiedIssuer::self_signed(params, key)?, key: pem })
         };
-        make().map_err(fault)
+        make().map_err(|error| fault(&error))
     }
 
     /// PEM.
@@ -88,10 +88,10 @@ impl Authority {
             let key = KeyPair::generate()?;
             Ok(Leaf { certificate: params.signed_by(&key, &self.issuer)?, key })
         };
-        make().map_err(fault)
+        make().map_err(|error| fault(&error))
     }
 }
 
-fn fault(error: rcgen::Error) -> Fault {
+fn fault(error: &rcgen::Error) -> Fault {
     Fault::said(format!("making a certificate: {error}"))
 }

@@ -56,7 +56,8 @@ impl Load {
                 .zip(&mut self.streams)
                 .map(|(number, stream)| scope.spawn(move || one(stream, request, start + gap * number, gap * CONNECTIONS, each)))
                 .collect();
-            let took = clients.into_iter().map(|client| client.join().unwrap_or_else(|_| Err(io::Error::other("a client broke"))));
+            let took =
+                clients.into_iter().map(|client| client.join().unwrap_or_else(|_| Err(io::Error::other("a client broke"))));
             took.collect::<io::Result<Vec<_>>>().map(|took| took.concat())
         })?;
         all.sort_by(f64::total_cmp);

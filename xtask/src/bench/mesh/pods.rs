@@ -94,10 +94,6 @@ impl Pods {
         Ok(Self { folder, client, server })
     }
 
-    pub(in crate::bench) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     pub(in crate::bench) fn of(&self, side: Side) -> &Namespace {
         match side {
             Side::Client => &self.client,
@@ -151,7 +147,10 @@ impl Pods {
         inner.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
         // A change of the user takes it away.
         inner.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
-        let inner = cpu.map_or_else(|| on("0-1023", &inner), |cpu| on(cpu, &inner));
+        let inner = match cpu {
+            Some(cpu) => on(cpu, &inner),
+            None => inner,
+        };
         Running::start(side.as_str(), &inner, &self.folder.join(format!("{}-proxy.log", side.as_str())))
     }
 

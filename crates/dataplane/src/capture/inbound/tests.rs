@@ -185,6 +185,7 @@ async fn what_is_asked_of_clients_is_for_the_mode_to_say() {
         ("half of one", mesh, Strict, Some(&own), "", "\x16\x03\x01\x01\x00\x01\x00\x00", Some("plaintext")),
     ] {
         let snapshot = mesh.map_or_else(Default::default, |authorities| snapshot(authorities, &[]));
+        bed.idle().await;
         bed.serve(snapshot, mode, certificate);
         let before = bed.faults(fault.unwrap_or("none"));
         let served = if name.is_empty() { plain(bytes.as_bytes()).await } else { call(&bed, name, Some(&caller)).await };
@@ -201,6 +202,28 @@ async fn what_is_asked_of_clients_is_for_the_mode_to_say() {
     let mut silent = TcpStream::connect(bed.address).await.expect("it listens");
     assert!(silent.read_u8().await.is_err());
     bed.refused(before, "client_hello_timeout").await;
+}
+
+#[tokio::test]
+async fn who_is_served_in_the_clear_is_cut_off_when_that_is_forbidden() {
+    let authority = Authority::new("one");
+    let bed = Bed::start(echo().await, Limits::default()).await;
+    let (own, caller) = (authority.sign(&Leaf::of("cart")), authority.sign(&Leaf::of("caller")));
+    let serve = |mode, certificate| bed.serve(snapshot(&authority.pem, &[]), mode, certificate);
+    serve(MtlsMode::Permissive, Some(&own));
+    let mut plain = TcpStream::connect(bed.address).await.expect("it listens");
+    let mut proven = shake(&bed, OWN, client(Some(&caller), rustls::ALL_VERSIONS, &[])).await.expect("served");
+    for certificate in [Some(&own), None] {
+        ping(&mut plain).await.expect("served in the clear");
+        ping(&mut proven).await.expect("served by mTLS");
+        serve(MtlsMode::Permissive, certificate);
+    }
+    let before = bed.faults("plaintext");
+    serve(MtlsMode::Strict, Some(&own));
+    assert!(plain.read_u8().await.is_err());
+    bed.refused(before, "plaintext").await;
+    assert_eq!(bed.count(&["isthmus_stream_connections_total", "result=\"plaintext\""]), 1);
+    ping(&mut proven).await.expect("served by mTLS");
 }
 
 #[tokio::test]
@@ -232,6 +255,7 @@ async fn the_applications_own_tls_passes_where_it_may() {
     for name in ["shop.example", "sa.cluster.local"] {
         call(&bed, name, None).await.expect("it is the application's");
     }
+    bed.idle().await;
     bed.serve(snapshot(&authority.pem, &[]), MtlsMode::Strict, Some(&own));
     let before = bed.faults("plaintext");
     assert!(call(&bed, "shop.example", None).await.is_err());

@@ -45,10 +45,12 @@ pub(crate) enum StreamEnd {
     Handshake,
     /// The endpoint is a workload of the mesh, and we have no certificate to show.
     NoIdentity,
+    /// The client has not proved who it is, which the workload asks of everybody by now.
+    Plaintext,
 }
 
 impl StreamEnd {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Closed,
         Self::ClientReset,
         Self::EndpointReset,
@@ -61,6 +63,7 @@ impl StreamEnd {
         Self::Certificate,
         Self::Handshake,
         Self::NoIdentity,
+        Self::Plaintext,
     ];
 
     /// As the label `result` has it.
@@ -78,6 +81,7 @@ impl StreamEnd {
             Self::Certificate => "certificate",
             Self::Handshake => "handshake",
             Self::NoIdentity => "no_identity",
+            Self::Plaintext => "plaintext",
         }
     }
 
@@ -88,7 +92,7 @@ impl StreamEnd {
             Self::ClientReset => Flags::DOWNSTREAM_RESET,
             Self::EndpointReset => Flags::UPSTREAM_RESET,
             Self::Idle => Flags::STREAM_IDLE,
-            Self::DrainDeadline => Flags::LOCAL_RESET,
+            Self::DrainDeadline | Self::Plaintext => Flags::LOCAL_RESET,
             Self::NoRoute => Flags::NO_ROUTE,
             Self::Invalid => Flags::NO_BACKEND,
             Self::NoEndpoint => Flags::NO_HEALTHY_UPSTREAM,

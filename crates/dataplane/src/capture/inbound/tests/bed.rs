@@ -23,6 +23,7 @@ pub(crate) struct Bed {
     streams: Arc<Streams>,
     site: Arc<Site>,
     certificate: watch::Sender<Option<Arc<Certificate>>>,
+    swaps: watch::Sender<u64>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -39,16 +40,17 @@ impl Bed {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (port, shared) = (telemetry.captured_port(Way::Inbound, 15422), streams.clone());
+        let (swaps, swapped) = watch::channel(0);
         let accepting = tokio::spawn(async move {
             let (_closing, signals) = Closing::new();
             loop {
                 let (socket, peer) = listener.accept().await.expect("a connection");
                 let caught = Caught { socket, peer, original, started: Instant::now(), start_time: SystemTime::now() };
-                let (streams, port, signals) = (shared.clone(), port.clone(), signals.clone());
-                tokio::spawn(async move { inbound::serve(caught, &streams, &port, signals).await });
+                let (streams, port, signals, swapped) = (shared.clone(), port.clone(), signals.clone(), swapped.clone());
+                tokio::spawn(async move { inbound::serve(caught, (&streams, swapped), &port, signals).await });
             }
         });
-        Self { address, streams, site, certificate, accepting }
+        Self { address, streams, site, certificate, swaps, accepting }
     }
 
     /// Serves this from now on, as the workload with this certificate.
@@ -58,6 +60,7 @@ impl Bed {
         let before = self.streams.config.load_full();
         let config = Config::compile(&Arc::new(snapshot), &self.site, Some(&before), &self.streams.telemetry);
         self.streams.config.store(Arc::new(config));
+        self.swaps.send_modify(|swaps| *swaps += 1);
     }
 
     /// The sum of the metrics whose lines contain all of `parts`.
@@ -71,6 +74,13 @@ impl Bed {
     pub(crate) fn faults(&self, reason: &str) -> (u64, u64) {
         let of = |reason| self.count(&["isthmus_connection_faults_total", reason]);
         (of("reason="), of(&format!("reason=\"{reason}\"")))
+    }
+
+    /// Waits until none is open, so that the next configuration finds none to cut off.
+    pub(crate) async fn idle(&self) {
+        while self.count(&["isthmus_stream_connections_active{"]) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until one connection has been refused since `before`, for this reason.
