@@ -28,6 +28,7 @@ pub(crate) struct Metrics {
     standing: Mutex<Option<Instant>>,
     certificates: IntCounterVec,
     authority_ends: IntGauge,
+    authority_lacking: IntGauge,
     injections: IntCounterVec,
 }
 
@@ -98,6 +99,10 @@ impl Metrics {
                 "isthmus_controller_mesh_authority_end_timestamp_seconds",
                 "When the authority of the mesh ends, in seconds since 1970; 0 until it is known",
             )?,
+            authority_lacking: IntGauge::new(
+                "isthmus_controller_mesh_authority_lacking",
+                "1 while there are pods with sidecars and the authority of the mesh is not known",
+            )?,
             injections: IntCounterVec::new(
                 Opts::new("isthmus_controller_injections_total", "Pods that the webhook was asked about"),
                 &["result"],
@@ -111,6 +116,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.proxies.clone()))?;
         metrics.registry.register(Box::new(metrics.certificates.clone()))?;
         metrics.registry.register(Box::new(metrics.authority_ends.clone()))?;
+        metrics.registry.register(Box::new(metrics.authority_lacking.clone()))?;
         metrics.registry.register(Box::new(metrics.injections.clone()))?;
         metrics.registry.register(Box::new(metrics.waiting.clone()))?;
         metrics.registry.register(Box::new(metrics.sidecars.clone()))?;
@@ -196,6 +202,11 @@ impl Metrics {
         self.certificates.with_label_values(&[result]).inc();
     }
 
+    /// Whether there are pods with sidecars and the authority of the mesh is not known.
+    pub(crate) fn lacks_authority(&self, lacks: bool) {
+        self.authority_lacking.set(i64::from(lacks));
+    }
+
     /// The webhook was asked about a pod.
     pub(crate) fn injection(&self, injection: Injection) {
         let result = match injection {
@@ -227,6 +238,7 @@ mod tests {
         metrics.sidecars(5, 2, None);
         metrics.issued(Issuance::Issued);
         metrics.authority_ends(1_800_000_000);
+        metrics.lacks_authority(true);
         metrics.injection(Injection::Refused);
         let text = metrics.text().unwrap();
         for line in [
@@ -245,6 +257,7 @@ mod tests {
             "isthmus_controller_sidecars_lag_seconds 0",
             "isthmus_controller_mesh_certificates_total{result=\"issued\"} 1",
             "isthmus_controller_mesh_authority_end_timestamp_seconds 1800000000",
+            "isthmus_controller_mesh_authority_lacking 1",
             "isthmus_controller_injections_total{result=\"refused\"} 1",
         ] {
             assert!(text.contains(line), "no `{line}` in:\n{text}");

@@ -96,11 +96,12 @@ mod tests {
     fn only_ready_pods_with_sidecars_count() {
         let mut objects = Objects::default();
         for (name, meshed, ready) in [("a", true, "True"), ("b", true, "False"), ("c", false, "True")] {
-            let annotations = if meshed { json!({"isthmus.dev/injected": "1"}) } else { json!({}) };
+            let sidecar = json!({"name": "isthmus-proxy", "restartPolicy": "Always"});
+            let spec = if meshed { json!({"initContainers": [sidecar]}) } else { json!({}) };
             let status = json!({"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": ready}]});
-            let metadata = json!({"namespace": "shop", "name": name, "annotations": annotations});
+            let metadata = json!({"namespace": "shop", "name": name});
             objects.apply(
-                decode(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": status})).unwrap(),
+                decode(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status})).unwrap(),
             );
         }
         assert_eq!(sidecars(&objects), BTreeSet::from([("shop".to_owned(), "a".to_owned())]));

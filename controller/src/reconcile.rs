@@ -261,7 +261,9 @@ impl Reconciler {
             self.ends.metrics.proxies(0, 0);
             self.ends.metrics.sidecars(0, 0, None);
         }
-        self.withheld.tell(now);
+        if self.withheld.ends(now) {
+            self.touch();
+        }
         if !self.leads || self.withheld.is_so() {
             return;
         }
@@ -300,7 +302,9 @@ impl Reconciler {
         self.ready = ready::pods(&self.objects, translation.editions.keys());
         self.assign(&translation, sources);
         // Whoever has no authority yet may be waiting for a leader to make one.
-        self.withheld.set(mesh::lacks_authority(&translation, &self.options), now);
+        let lacks_authority = mesh::lacks_authority(&translation, &self.options);
+        self.ends.metrics.lacks_authority(lacks_authority);
+        self.withheld.set(lacks_authority, now);
         if !self.withheld.is_so() {
             self.publish(translation, now);
         }

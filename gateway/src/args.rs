@@ -101,6 +101,7 @@ impl Args {
             store: Some(self.store.clone()),
             calls: None,
             certificate: Some(certificate),
+            away: None,
             models: self.models.map_or(models, |(oldest, newest)| Models {
                 oldest: ModelVersion(oldest),
                 newest: ModelVersion(newest),

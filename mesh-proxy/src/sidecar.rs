@@ -13,6 +13,7 @@ use isthmus_routing::snapshot::Models;
 use isthmus_routing::{BackendKey, Certificate, Snapshot};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use crate::args::Run;
 use crate::probes;
@@ -43,6 +44,7 @@ struct Ends {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     certificates: watch::Receiver<Option<Arc<Certificate>>>,
     calls: watch::Sender<BTreeSet<BackendKey>>,
+    away: watch::Receiver<Option<Instant>>,
 }
 
 impl Sidecar {
@@ -53,8 +55,9 @@ impl Sidecar {
         let (snapshots, snapshots_seen) = watch::channel(Arc::<Snapshot>::default());
         let (certificates, certificates_seen) = watch::channel(None);
         let (calls, calls_seen) = watch::channel(BTreeSet::new());
-        let dataplane =
-            dataplane(args, threads, &Ends { snapshots: snapshots_seen, certificates: certificates_seen, calls }).await?;
+        let (away, away_seen) = watch::channel(None);
+        let ends = Ends { snapshots: snapshots_seen, certificates: certificates_seen, calls, away: away_seen };
+        let dataplane = dataplane(args, threads, &ends).await?;
         let (outcomes, seen) = watch::channel(Outcome::default());
         let answering = tokio::spawn(answer(dataplane.reports(), outcomes));
         let options = client::Options {
@@ -66,6 +69,7 @@ impl Sidecar {
             limits: client::Limits::default(),
             calls: Some(calls_seen),
             certificate: Some(certificates),
+            away: Some(away),
         };
         let following = tokio::spawn(follow(options, snapshots, seen));
         Ok(Self { dataplane, tasks: [answering, following] })
@@ -106,6 +110,7 @@ async fn dataplane(args: &Run, threads: usize, ends: &Ends) -> Result<Dataplane,
             pod_ips: pod_ips.clone(),
             own_ports: BTreeSet::from([args.outbound_port, args.inbound_port, ADMIN]),
             calls: ends.calls.clone(),
+            away: Some(ends.away.clone()),
         }),
         identity: Some(ends.certificates.clone()),
         placeholder: true,

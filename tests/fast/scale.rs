@@ -112,7 +112,13 @@ fn ten_thousand_pods_with_sidecars() {
                 "name": format!("p{at}"), "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z",
                 "annotations": {"isthmus.dev/injected": "0.1.0", "isthmus.dev/mtls-ports": "9090=strict", "isthmus.dev/exclude-inbound-ports": "22"},
             },
-            "spec": {"serviceAccountName": format!("a{}", at % SERVICES)},
+            "spec": {
+                "serviceAccountName": format!("a{}", at % SERVICES),
+                "initContainers": [
+                    {"name": "isthmus-redirect", "args": ["redirect", "--exclude-inbound-ports=22"]},
+                    {"name": "isthmus-proxy", "restartPolicy": "Always"},
+                ],
+            },
             "status": {"phase": "Running", "podIPs": [{"ip": address(at).to_string()}]},
         })
     };

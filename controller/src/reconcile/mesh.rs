@@ -113,51 +113,61 @@ pub(super) async fn changed(source: &mut Option<watch::Receiver<Option<Arc<Mesh>
     }
 }
 
-/// Whether there are sidecars and nobody knows whose certificates they take: what would be published now would have them, and gateways, talk
-/// to each other in cleartext. Proxies go on with what they have instead.
+/// Whether there are sidecars and nobody knows whose certificates they take: calls to them fail where that was not known before.
 pub(super) fn lacks_authority(translation: &Translation, options: &Options) -> bool {
     options.mesh && options.authority.is_none() && !translation.inbound.is_empty()
 }
 
-/// How long an authority may be missing before it is told: whoever starts has it in a moment.
-const SILENCE: Duration = Duration::from_secs(5);
+/// How long nothing is published for want of an authority: whoever starts has it in a moment.
+const WAIT: Duration = Duration::from_secs(5);
 
-/// That nothing may be published.
+/// That nothing may be published, because the authority of the mesh is not known yet: proxies go on with what they have. It is so only for
+/// a while after the start. Whoever calls nobody with a sidecar needs no authority, and is not to wait for one that somebody has spoilt.
 #[derive(Debug, Default)]
 pub(super) struct Withheld {
+    /// When it was asked for first.
     since: Option<Instant>,
+    /// Whether it is lacking.
+    lacking: bool,
+    /// Whether it is not waited for any more.
+    is_over: bool,
     told: bool,
 }
 
 impl Withheld {
     /// Whether it is so.
     pub(super) fn is_so(&self) -> bool {
-        self.since.is_some()
+        self.lacking && !self.is_over
     }
 
-    /// It is so from now on, or not any longer.
-    pub(super) fn set(&mut self, withheld: bool, now: Instant) {
-        if !withheld && self.told {
-            tracing::info!("the authority of the mesh is known: everything is published");
-        }
-        self.told &= withheld;
-        self.since = withheld.then(|| self.since.unwrap_or(now));
-    }
-
-    /// When it is to be told.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.since.filter(|_| !self.told).map(|since| since + SILENCE)
-    }
-
-    /// Tells it, once, when it is time.
-    pub(super) fn tell(&mut self, now: Instant) {
-        if self.due().is_some_and(|due| now >= due) {
-            self.told = true;
-            tracing::warn!(
-                "the authority of the mesh is not known, and there are pods with sidecars: nothing is published until it is; see the Secret {} and what is logged of it",
+    /// Whether an authority is lacking from now on; says so if it is lacking after the wait.
+    pub(super) fn set(&mut self, lacking: bool, now: Instant) {
+        let since = *self.since.get_or_insert(now);
+        self.is_over |= now >= since + WAIT;
+        self.lacking = lacking;
+        let tells = lacking && self.is_over;
+        match (tells, self.told) {
+            (true, false) => tracing::warn!(
+                "the authority of the mesh is not known, and there are pods with sidecars: nobody gets a certificate, and proxies that did \
+                 not know it before can call none of these pods; see the Secret {} and what is logged of it",
                 crate::ca::SECRET
-            );
+            ),
+            (false, true) => tracing::info!("no pod with a sidecar lacks the authority of the mesh any more"),
+            _ => {}
         }
+        self.told = tells;
+    }
+
+    /// When it ends, whether there is an authority or not.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.since.filter(|_| self.is_so()).map(|since| since + WAIT)
+    }
+
+    /// Whether it ends now.
+    pub(super) fn ends(&mut self, now: Instant) -> bool {
+        let ends = self.due().is_some_and(|due| now >= due);
+        self.is_over |= ends;
+        ends
     }
 }
 
@@ -169,9 +179,11 @@ mod tests {
 
     use super::*;
 
+    /// With a sidecar.
     fn pod(annotations: &Value, ready: &str) -> Value {
+        let sidecar = json!({"name": "isthmus-proxy", "restartPolicy": "Always"});
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": "a", "annotations": annotations},
-            "spec": {"serviceAccountName": "cart"},
+            "spec": {"serviceAccountName": "cart", "initContainers": [sidecar]},
             "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}], "conditions": [{"type": "Ready", "status": ready}]}})
     }
 
@@ -190,8 +202,8 @@ mod tests {
 
     #[test]
     fn sidecars_get_the_mesh_and_what_each_asks_of_its_callers() {
-        let meshed = json!({"isthmus.dev/injected": "1", "isthmus.dev/mtls": "strict"});
-        let (objects, translation, options) = translated(pod(&meshed, "True"), Some("PEM"));
+        let strict = json!({"isthmus.dev/mtls": "strict"});
+        let (objects, translation, options) = translated(pod(&strict, "True"), Some("PEM"));
         let mut side = MeshSide::default();
         let first = side.publication(&objects, &translation);
         assert_eq!((first.snapshot.workloads.len(), first.snapshot.frontends.len(), first.snapshot.services.len()), (1, 1, 1));
@@ -200,22 +212,44 @@ mod tests {
         assert_eq!((of_pod.mode, first.unseen.mode), (MtlsMode::Strict, MtlsMode::Strict));
         assert_eq!(side.ready.len(), 1);
         assert!(side.published(1, BTreeMap::new()) && !side.published(1, BTreeMap::new()));
-        let (objects, translation, _) = translated(pod(&meshed, "False"), Some("PEM"));
+        let (objects, translation, _) = translated(pod(&strict, "False"), Some("PEM"));
         let second = side.publication(&objects, &translation);
         assert!(Arc::ptr_eq(&first.snapshot, &second.snapshot) && side.ready.is_empty());
-        let (objects, translation, _) = translated(pod(&meshed, "False"), Some("OTHER"));
+        let (objects, translation, _) = translated(pod(&strict, "False"), Some("OTHER"));
         assert!(!Arc::ptr_eq(&first.snapshot, &side.publication(&objects, &translation).snapshot));
     }
 
     #[test]
-    fn nothing_is_published_in_cleartext_while_the_authority_is_not_known() {
-        let meshed = json!({"isthmus.dev/injected": "1"});
-        for (annotations, authority, expected) in
-            [(&meshed, None, true), (&meshed, Some("PEM"), false), (&json!({}), None, false)]
-        {
-            let (_, translation, options) = translated(pod(annotations, "True"), authority);
-            assert_eq!(lacks_authority(&translation, &options), expected, "{annotations} {authority:?}");
+    fn an_authority_is_lacking_where_there_are_sidecars_and_none_is_known() {
+        let meshed = pod(&json!({}), "True");
+        let mut plain = meshed.clone();
+        plain["spec"]["initContainers"] = json!([]);
+        for (pod, authority, expected) in [(&meshed, None, true), (&meshed, Some("PEM"), false), (&plain, None, false)] {
+            let (_, translation, options) = translated(pod.clone(), authority);
+            assert_eq!(lacks_authority(&translation, &options), expected, "{pod} {authority:?}");
         }
+    }
+
+    #[test]
+    fn an_authority_is_waited_for_once_and_not_for_ever() {
+        let start = Instant::now();
+        let mut withheld = Withheld::default();
+        withheld.set(true, start);
+        assert_eq!((withheld.is_so(), withheld.due(), withheld.told), (true, Some(start + WAIT), false));
+        withheld.set(true, start + WAIT / 2);
+        assert!(withheld.due() == Some(start + WAIT) && !withheld.ends(start + WAIT / 2), "what changes meanwhile prolongs nothing");
+        assert!(withheld.ends(start + WAIT) && !withheld.ends(start + WAIT), "once");
+        withheld.set(true, start + WAIT);
+        assert_eq!((withheld.is_so(), withheld.due(), withheld.told), (false, None, true));
+        withheld.set(false, start + 2 * WAIT);
+        assert!(!withheld.told);
+        // Somebody's pods that come and go hold nothing up.
+        withheld.set(true, start + 3 * WAIT);
+        assert_eq!((withheld.is_so(), withheld.told), (false, true));
+        let mut in_time = Withheld::default();
+        in_time.set(true, start);
+        in_time.set(false, start + WAIT / 2);
+        assert!(!in_time.is_so() && in_time.due().is_none() && !in_time.told);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use isthmus_api::pod::INJECTED;
+use isthmus_api::pod::PodSpec;
 use isthmus_api::{Kind, ObjectRef, Stored, decode, decode_stored};
 use kube::Client;
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -251,7 +252,7 @@ fn has_addresses(pod: &Value) -> bool {
     let phase = pod.pointer("/status/phase").and_then(Value::as_str);
     let is_over = matches!(phase, Some("Succeeded" | "Failed"));
     let has_some = || pod.pointer("/status/podIPs").and_then(Value::as_array).is_some_and(|addresses| !addresses.is_empty());
-    let has_sidecar = || pod.pointer("/metadata/annotations").and_then(|annotations| annotations.get(INJECTED)).is_some();
+    let has_sidecar = || PodSpec::deserialize(&pod["spec"]).is_ok_and(|spec| spec.sidecar.is_some());
     !is_over && pod.pointer("/spec/hostNetwork") != Some(&Value::Bool(true)) && (has_some() || has_sidecar())
 }
 

@@ -194,11 +194,12 @@ mod tests {
     fn a_pod_without_a_sidecar_matters_where_it_has_the_address_of_one_with() {
         let (mut wanted, _receiver, mut objects) = wanted();
         let pod = |name: &str, meshed: bool, address: &str, ready: &str| {
-            let annotations = if meshed { json!({"isthmus.dev/injected": "1"}) } else { json!({}) };
+            let sidecar = json!({"name": "isthmus-proxy", "restartPolicy": "Always"});
+            let spec = if meshed { json!({"initContainers": [sidecar]}) } else { json!({}) };
             let status = json!({"podIPs": [{"ip": address}], "conditions": [{"type": "Ready", "status": ready}]});
-            let metadata = json!({"name": name, "namespace": "shop", "annotations": annotations});
+            let metadata = json!({"name": name, "namespace": "shop"});
             Change::Applied(
-                decode(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": status})).unwrap(),
+                decode(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status})).unwrap(),
             )
         };
         for (what, change, relevant) in [

@@ -1,11 +1,15 @@
 //! Pods, cut down to who they are and where: a cluster has many, and each is in memory.
 
+mod sidecar;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodIP;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
+
+pub use sidecar::{EXCLUDE_INBOUND_PORTS, PROXY, REDIRECT, Sidecar};
 
 use crate::{Kind, ObjectMeta};
 
@@ -33,6 +37,10 @@ pub struct PodSpec {
     /// Whether its addresses are those of its node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_network: Option<bool>,
+    /// What its init containers make of its connections; None: nothing, it has no sidecar. An API server lets nobody change that of a pod
+    /// that is there, as anybody who may edit it can change its annotations.
+    #[serde(default, rename = "initContainers", with = "sidecar", skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<Sidecar>,
 }
 
 /// What is read of the `status` of a Pod.
@@ -62,7 +70,8 @@ pub struct PodCondition {
     pub status: String,
 }
 
-/// The annotation of a pod that got a sidecar; it says of which version.
+/// The annotation of a pod that got a sidecar; it says of which version. A mark for people and for the injector: whether it has one is
+/// told by [`PodSpec::sidecar`].
 pub const INJECTED: &str = "isthmus.dev/injected";
 
 /// The condition of a pod whose containers serve.
@@ -98,9 +107,9 @@ impl Pod {
         Self { metadata, status, ..self }
     }
 
-    /// Whether it got a sidecar.
+    /// Whether it has a sidecar, whatever its annotations say.
     pub fn has_sidecar(&self) -> bool {
-        self.annotation(INJECTED).is_some()
+        self.spec.sidecar.is_some()
     }
 
     /// Whether it says that it is ready.
@@ -152,7 +161,14 @@ mod tests {
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u"}],
                 "managedFields": [{"manager": "kubelet"}],
             },
-            "spec": {"serviceAccountName": "cart", "hostNetwork": false, "containers": [{"name": "app", "image": "app"}]},
+            "spec": {
+                "serviceAccountName": "cart", "hostNetwork": false, "containers": [{"name": "app", "image": "app"}],
+                "initContainers": [
+                    {"name": "isthmus-redirect", "image": "r", "args": ["redirect", "--exclude-outbound-ports=25", "--exclude-inbound-ports=443,80"]},
+                    {"name": "isthmus-proxy", "image": "p", "restartPolicy": "Always", "args": ["run"], "env": [{"name": "A", "value": "b"}]},
+                    {"name": "prepare", "image": "i", "args": ["x"]},
+                ],
+            },
             "status": {
                 "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "hostIP": "10.1.0.1",
                 "startTime": "2026-01-01T00:00:01Z",
@@ -165,7 +181,13 @@ mod tests {
                 "name": "cart-1", "namespace": "shop", "uid": "u", "resourceVersion": "5", "creationTimestamp": "2026-01-01T00:00:00Z",
                 "annotations": {"isthmus.dev/injected": "0.1.0"},
             },
-            "spec": {"serviceAccountName": "cart", "hostNetwork": false},
+            "spec": {
+                "serviceAccountName": "cart", "hostNetwork": false,
+                "initContainers": [
+                    {"name": "isthmus-redirect", "args": ["--exclude-inbound-ports=80,443"]},
+                    {"name": "isthmus-proxy", "restartPolicy": "Always"},
+                ],
+            },
             "status": {
                 "phase": "Running", "podIPs": [{"ip": "10.0.0.1"}], "startTime": "2026-01-01T00:00:01Z",
                 "conditions": [{"type": "Ready", "status": "True"}],

@@ -4,6 +4,7 @@
 //! A connection that cannot be told apart from one of ours, or that was going nowhere, is refused: whoever dials a port of the sidecar's
 //! makes no loop. Nothing goes past the routes of a Service: until they are here its calls wait, and then fail.
 
+mod absence;
 mod detect;
 pub(crate) mod inbound;
 mod outbound;
@@ -25,6 +26,7 @@ use crate::drain::{Signals, raised};
 use crate::listen::accept::Context;
 use crate::stream::reset;
 use crate::telemetry::{Captured, ConnectionFault, ParentMetrics, PortMetrics, Telemetry, Way};
+use absence::Absence;
 use socket::Original;
 use wanted::Wanted;
 
@@ -37,6 +39,7 @@ pub(crate) struct Capture {
     site: Arc<Site>,
     original: Original,
     wanted: Arc<Wanted>,
+    absence: Absence,
     /// How many configurations have been served; 0: there is none yet.
     swaps: watch::Sender<u64>,
     passthrough: (Arc<PortMetrics>, Arc<ParentMetrics>),
@@ -94,6 +97,7 @@ impl Capture {
             site,
             original,
             wanted: Wanted::new(options.calls.clone()),
+            absence: Absence::new(options.away.clone()),
             swaps: watch::Sender::new(0),
             passthrough: (port(Way::Passthrough), telemetry.captured(Captured::Passthrough)),
             workloads: port(Way::Workload),

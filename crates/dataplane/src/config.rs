@@ -28,6 +28,7 @@ use crate::upstream::ClientCertificate;
 use crate::{Capture, Outbound};
 pub(crate) use bind::{Bind, Speech};
 pub(crate) use frontends::{Fronted, Frontends, exists};
+use parent::By;
 pub(crate) use parent::{CompiledParent, Owner};
 
 /// The configuration that is served. A request takes it once and keeps it to its end.
@@ -193,6 +194,11 @@ impl Site {
         self.pod.is_some() && self.identity.as_ref().is_some_and(|identity| identity.borrow().is_none())
     }
 
+    /// Whether workloads of the mesh would be called, and cannot be: our certificate is still to come.
+    pub(crate) fn wants_certificate(&self, snapshot: &Snapshot) -> bool {
+        !snapshot.workloads.is_empty() && self.identity.as_ref().is_some_and(|identity| identity.borrow().is_none())
+    }
+
     /// Where a Gateway listens: on its own addresses, if it has any.
     pub(crate) fn addresses<'a>(&'a self, gateway: &'a Gateway) -> &'a [IpAddr] {
         if gateway.addresses.is_empty() { &self.addresses } else { &gateway.addresses }
@@ -289,7 +295,7 @@ fn compile_onward(
     let routed = sources.snapshot.services.iter().filter(|(_, service)| !service.routes_for(&gateway.namespace).is_empty());
     let compile = |(key, service): (&BackendKey, &Arc<ServiceParent>)| {
         let before = before.and_then(|before| before.get(key));
-        (key.clone(), CompiledParent::service(key, service, &gateway.namespace, before, sources))
+        (key.clone(), CompiledParent::service(key, service, (&gateway.namespace, By::Gateway), before, sources))
     };
     routed.map(compile).collect()
 }
@@ -305,7 +311,7 @@ fn compile_services(site: &Site, ports: &mut BTreeMap<Bind, Arc<Port>>, sources:
         let binds: Vec<_> = binds.collect();
         let Some(first) = binds.first() else { continue };
         let before = sources.previous_parent(&owner, first, &key.name);
-        let all = [CompiledParent::service(key, service, namespace, before, sources)];
+        let all = [CompiledParent::service(key, service, (namespace, By::Client), before, sources)];
         // Whatever it is said to be: nothing goes past routes.
         let is_routed = !service.routes_for(namespace).is_empty();
         let terms = Terms {

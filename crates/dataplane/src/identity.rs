@@ -70,9 +70,11 @@ impl Membership {
         own_addresses: &[IpAddr],
         previous: Option<&Arc<Self>>,
     ) -> Option<Arc<Self>> {
-        // Workloads without authorities: nobody's certificate is valid, which is no leave to do without.
+        // Workloads without authorities, because the controller cannot read them: those of before hold. If there were none, nobody's
+        // certificate is valid, which is no leave to do without.
         let nobody = || Arc::new(Mesh { trust_domain: TrustDomain::default(), authorities: String::new() });
-        let mesh = snapshot.mesh.clone().or_else(|| (!snapshot.workloads.is_empty()).then(nobody))?;
+        let before = || previous.map_or_else(nobody, |previous| previous.trust.mesh.clone());
+        let mesh = snapshot.mesh.clone().or_else(|| (!snapshot.workloads.is_empty()).then(before))?;
         let trust = match previous.map(|previous| &previous.trust) {
             Some(trust) if trust.mesh == mesh && trust.certificate == certificate => trust.clone(),
             _ => Arc::new(Trust::new(mesh, certificate)),

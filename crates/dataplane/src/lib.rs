@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use isthmus_routing::{BackendKey, Certificate, GatewayKey, Snapshot, Version};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::admin::Admin;
@@ -35,6 +35,7 @@ use crate::config::{Config, Pod, Site};
 use crate::connection::serve::Front;
 use crate::drain::{Readiness, State};
 use crate::listen::accept::Context;
+use crate::listen::permit::Permits;
 use crate::listen::{Drain, Manager};
 use crate::stream::Streams;
 use crate::telemetry::Telemetry;
@@ -114,6 +115,9 @@ pub struct Capture {
     /// The ports of Services that the pod calls: what is there at the start counts as called, and each new one is added. Whoever listens
     /// sees to it that they come with the next snapshots.
     pub calls: watch::Sender<BTreeSet<BackendKey>>,
+    /// Since when nobody sends snapshots, so that Services and workloads may be new that are not in the last one; `None` while somebody
+    /// does. None: somebody does at all times.
+    pub away: Option<watch::Receiver<Option<Instant>>>,
 }
 
 /// Ports below this one need privileges.
@@ -280,7 +284,7 @@ impl Dataplane {
         let context = Context {
             front: Arc::new(Front::new(app, limits.clone())),
             streams: Streams { config: shared.clone(), telemetry: telemetry.clone(), limits: limits.clone() },
-            permits: Arc::new(Semaphore::new(limits.connections)),
+            permits: Permits::new(&limits),
             readiness: readiness.clone(),
             limits,
             capture,

@@ -10,6 +10,10 @@ pub struct Limits {
     /// Connections open at once, over all listeners; one more is accepted and closed at once. 50,000, as Envoy's edge guide has it:
     /// far above what two cores serve, low enough that idle connections cannot take the machine's memory (about 1 GB).
     pub connections: usize,
+    /// The same for what a sidecar captures: what its pod sends and what is sent to it, each for itself, so that nobody outside can keep the
+    /// pod from calling. 10,000: far above what one pod has open, and a sidecar has a fraction of
+    /// a gateway's memory.
+    pub captured: usize,
     /// ClientHello and TLS handshake together, counted from accept. 10 s: three round trips on a bad link are under 3 s, and a silent
     /// client costs a socket only that long.
     pub handshake: Duration,
@@ -82,6 +86,9 @@ pub struct Limits {
     pub udp_in_use: Duration,
     /// How long connections of a removed listener may finish their requests. 10 min, Envoy's drain time.
     pub listener_drain: Duration,
+    /// How long a gateway that calls workloads of the mesh is not ready if its own certificate does not come. 10 s: it comes in a second
+    /// from a controller that is there, and other backends are served without.
+    pub own_certificate: Duration,
     /// How often a listener that could not be opened is tried again. 1 s.
     pub bind_retry: Duration,
     /// The longest pause after the system refused to accept (out of file descriptors). 1 s; the first pause is 10 ms, and each is
@@ -93,6 +100,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 50_000,
+            captured: 10_000,
             handshake: Duration::from_secs(10),
             client_hello_bytes: 64 * 1024,
             header: Duration::from_secs(10),
@@ -122,6 +130,7 @@ impl Default for Limits {
             udp_client_sessions: 1_000,
             udp_in_use: Duration::from_secs(2),
             listener_drain: Duration::from_secs(600),
+            own_certificate: Duration::from_secs(10),
             bind_retry: Duration::from_secs(1),
             accept_pause: Duration::from_secs(1),
         }

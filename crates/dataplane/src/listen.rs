@@ -4,6 +4,7 @@
 //! its connections meet is swapped. So an edit of one listener never costs a connection of another.
 
 pub(crate) mod accept;
+pub(crate) mod permit;
 pub(crate) mod report;
 pub(crate) mod socket;
 
@@ -60,6 +61,8 @@ pub(crate) struct Manager<A> {
     site: Arc<Site>,
     /// Whether there has been a snapshot.
     has_served: bool,
+    /// Until when it is not ready, if no certificate of our own comes; none: it was not waited for.
+    patience: Option<Instant>,
 }
 
 /// An address that is accepted on.
@@ -107,6 +110,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
             reports,
             site,
             has_served: false,
+            patience: None,
         }
     }
 
@@ -145,6 +149,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
                     let snapshot = self.shared.load().snapshot.clone();
                     self.serve(snapshot).await;
                 }
+                () = tokio::time::sleep_until(self.patience.unwrap_or_else(Instant::now)), if self.is_patient() => self.advance(),
                 () = tokio::time::sleep(self.context.limits.bind_retry), if !self.failed.is_empty() => self.retry(),
             }
         }
@@ -290,12 +295,28 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
         }
     }
 
-    fn report(&self) {
+    /// Ready, if somebody can be served.
+    fn advance(&mut self) {
         let config = self.shared.load();
+        if self.site.wants_certificate(&config.snapshot) {
+            let patience = self.context.limits.own_certificate;
+            self.patience.get_or_insert_with(|| Instant::now() + patience);
+        }
+        let waits = self.site.is_nobody() || (self.site.wants_certificate(&config.snapshot) && self.is_patient());
         // One listener that cannot be had must not take the others out of service.
-        if (config.sockets().next().is_none() || !self.open.is_empty()) && !self.site.is_nobody() {
+        if (config.sockets().next().is_none() || !self.open.is_empty()) && !waits {
             self.context.readiness.advance(State::Ready);
         }
+    }
+
+    /// Whether a certificate of our own may be waited for.
+    fn is_patient(&self) -> bool {
+        self.patience.is_some_and(|patience| Instant::now() < patience)
+    }
+
+    fn report(&mut self) {
+        self.advance();
+        let config = self.shared.load();
         self.telemetry.listeners(self.open.len(), self.failed.len());
         let report = Arc::new(report::of(&config, &self.failed, &self.tls));
         for listener in &report.listeners {
@@ -322,14 +343,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
         self.cut().await;
     }
 
-    /// Every connection holds a permit, from its accept until nobody knows it any more, and datagrams have their address's signals.
+    /// Connections have their permits, and datagrams their address's signals.
     async fn all_ended(&self) {
         for (_, closing) in &self.closing {
             closing.ended().await;
         }
-        let permits = u32::try_from(self.context.limits.connections).unwrap_or(u32::MAX);
-        // Never closed, so this is no error.
-        let _ = self.context.permits.acquire_many(permits).await;
+        self.context.permits.all_back().await;
     }
 
     async fn cut(mut self) {

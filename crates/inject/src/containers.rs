@@ -1,5 +1,6 @@
 //! What is added to a pod.
 
+use isthmus_api::pod::EXCLUDE_INBOUND_PORTS;
 use serde_json::{Value, json};
 
 use crate::annotations::Annotations;
@@ -22,7 +23,7 @@ pub(crate) fn redirect(settings: &Settings, annotations: &Annotations) -> Value 
     let cidrs = joined(annotations.outbound_cidrs.iter().map(ToString::to_string).collect());
     let flags = [
         ("--exclude-outbound-ports", ports(&annotations.outbound_ports)),
-        ("--exclude-inbound-ports", ports(&annotations.inbound_ports)),
+        (EXCLUDE_INBOUND_PORTS, ports(&annotations.inbound_ports)),
         ("--exclude-outbound-cidrs", cidrs),
     ];
     let flags = flags.into_iter().filter_map(|(flag, value)| value.map(|value| format!("{flag}={value}")));

@@ -24,6 +24,7 @@ mod version;
 
 use serde_json::{Map, Value, json};
 
+pub use isthmus_api::pod::{INJECTED, PROXY, REDIRECT};
 pub use outcome::{Outcome, Refusal, Skip};
 pub use patch::patch;
 pub use template::inject_object;
@@ -31,12 +32,6 @@ pub use version::{KubernetesVersion, NotAVersion};
 
 /// Label of a namespace; label or annotation of a pod, which wins: `enabled` or `disabled`.
 pub const INJECT: &str = "isthmus.dev/inject";
-/// Annotation of a pod with a sidecar: the version that injected it.
-pub const INJECTED: &str = "isthmus.dev/injected";
-/// The init container that redirects.
-pub const REDIRECT: &str = "isthmus-redirect";
-/// The sidecar.
-pub const PROXY: &str = "isthmus-proxy";
 /// The user and group that the sidecar runs as, whose connections are not redirected: clear of 65532 (distroless), 1337 (Istio) and
 /// 2102 (Linkerd).
 pub const UID: u32 = 15420;

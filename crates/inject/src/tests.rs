@@ -290,3 +290,16 @@ fn odd_shapes_do_no_harm() {
     }
     assert_eq!(tried.into_inner(), odd.len() * 19);
 }
+
+/// What is written here is what the controller goes by, which tells callers.
+#[test]
+fn who_is_injected_is_known_by_it() {
+    for (annotations, plain_ports) in
+        [(json!({}), &[][..]), (json!({ "isthmus.dev/exclude-inbound-ports": "9100, 80" }), &[80, 9100])]
+    {
+        let mut pod = injected(&pod(json!({ "name": "a", "namespace": "shop", "annotations": annotations }), json!({})));
+        pod["apiVersion"] = "v1".into();
+        let isthmus_api::Object::Pod(read) = isthmus_api::decode(pod).unwrap() else { panic!("it is a pod") };
+        assert_eq!(read.spec.sidecar.as_ref().map(|sidecar| sidecar.plain_ports.as_slice()), Some(plain_ports));
+    }
+}

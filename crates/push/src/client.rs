@@ -48,6 +48,9 @@ pub struct Options {
     /// Where the certificate of this proxy's identity goes, with its key, which is made here; `None` when it has expired. It is asked for
     /// while the configuration has a mesh, and stored like the configuration. None: no certificate is wanted.
     pub certificate: Option<watch::Sender<Option<Arc<Certificate>>>>,
+    /// Where it is said since when nobody tells what changes; `None` while a controller does, and before it was tried to reach one. None:
+    /// nobody wants to know.
+    pub away: Option<watch::Sender<Option<Instant>>>,
     /// The model versions that are announced.
     pub models: Models,
     /// Times and sizes.
@@ -124,6 +127,27 @@ struct Asks {
     wanted: Wanted,
     /// None: no certificate is wanted.
     requests: Option<Requests>,
+    presence: Presence,
+}
+
+/// Says since when there is no controller, to whoever wants to know.
+#[derive(Debug)]
+struct Presence(Option<watch::Sender<Option<Instant>>>);
+
+impl Presence {
+    /// A controller has said what its configuration is.
+    fn is_there(&self) {
+        if let Some(away) = &self.0 {
+            away.send_if_modified(|since| since.take().is_some());
+        }
+    }
+
+    /// There is no stream, or not any more. The first time since there was one counts.
+    fn is_away(&self) {
+        if let Some(away) = &self.0 {
+            away.send_if_modified(|since| since.replace(since.unwrap_or_else(Instant::now)).is_none());
+        }
+    }
 }
 
 async fn follow(
@@ -134,7 +158,8 @@ async fn follow(
 ) -> Infallible {
     let store = options.store.clone().map(Store::open);
     let mut held = Held::new(snapshots, outcomes);
-    let mut asks = Asks { wanted: Wanted::new(options.calls.clone()), requests };
+    let wanted = Wanted::new(options.calls.clone());
+    let mut asks = Asks { wanted, requests, presence: Presence(options.away.clone()) };
     if let Some(stored) = match &store {
         Some(store) => store.load().await,
         None => None,
@@ -176,6 +201,7 @@ async fn follow(
                 Some(backoff.next(longest))
             }
         };
+        asks.presence.is_away();
         if let Some(wait) = wait {
             tokio::time::sleep(wait).await;
         }

@@ -279,6 +279,7 @@ impl ProxyBed {
             store: Some(folder.path().to_owned()),
             calls: None,
             certificate: None,
+            away: None,
             models: Models::default(),
             limits,
         };

@@ -28,7 +28,8 @@ pub use model::{Lacking, ModelVersion, Models};
 pub struct Snapshot {
     /// Gateways with their listeners.
     pub gateways: BTreeMap<GatewayKey, Arc<Gateway>>,
-    /// Routes that at least one listener refers to.
+    /// Routes that at least one listener refers to, and those of Services that Gateways evaluate ([`Gateway::service_routes`]): as they are
+    /// where backends of other namespaces need a permission.
     pub routes: BTreeMap<RouteKey, Arc<Route>>,
     /// Service ports that clients call, those without routes too. Each is also in `backends`, for clients whose calls no route takes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -51,7 +52,7 @@ pub struct Snapshot {
     /// The same of certificates of authorities.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub kept_bundles: BTreeSet<BundleKey>,
-    /// Whose certificates workloads take from each other; none: nobody is in a mesh.
+    /// Whose certificates workloads take from each other; none: nobody is in a mesh, or, if there are workloads, it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mesh: Option<Arc<Mesh>>,
     /// Where workloads are that have sidecars, each address once: connections to them are made as [`Snapshot::mesh`] says.

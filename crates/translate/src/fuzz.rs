@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::graph::listener::kinds;
-use crate::testing::{authority, base, bundle, edge, gateway_with, mesh_options, object, options, pod, route, secret};
+use crate::testing::{authority, base, bundle, edge, gateway_with, mesh_options, object, options, pod, route, secret, with_sidecar};
 use crate::{MESH_CONTROLLER_NAME, Translation, translate};
 
 /// One change: which object, the way down into it, and what is put there (none: it is dropped).
@@ -253,8 +253,8 @@ fn world() -> Vec<Value> {
         json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": {"isthmus.dev/mtls": "permissive"}},
         }),
-        pod(("shop", "front-1"), "front", 1, &sidecar("8080=strict,9090=permissive"), &["10.0.0.1", "fd00::1"]),
-        pod(("other", "back-1"), "back", 2, &sidecar("strict"), &["10.0.0.2"]),
+        meshed(pod(("shop", "front-1"), "front", 1, &modes("8080=strict,9090=permissive"), &["10.0.0.1", "fd00::1"])),
+        meshed(pod(("other", "back-1"), "back", 2, &modes("strict"), &["10.0.0.2"])),
         pod(("other", "plain-1"), "plain", 3, &json!({}), &["10.0.0.3"]),
         json!({
             "apiVersion": "gateway.networking.x-k8s.io/v1alpha1", "kind": "XMesh", "metadata": {"name": "mesh", "generation": 2},
@@ -264,8 +264,13 @@ fn world() -> Vec<Value> {
     world
 }
 
+/// With a sidecar.
+fn meshed(pod: Value) -> Value {
+    with_sidecar(pod, "22,443")
+}
+
 /// Annotations of a pod that has one.
-fn sidecar(ports: &str) -> Value {
+fn modes(ports: &str) -> Value {
     json!({"isthmus.dev/injected": "0.1.0", "isthmus.dev/mtls-ports": ports, "isthmus.dev/exclude-inbound-ports": "22,443"})
 }
 
@@ -441,8 +446,8 @@ proptest! {
         mode in prop::sample::select(vec!["strict", "permissive", "Strict", "", "off"]),
     ) {
         let text = parts.concat();
-        let annotations = json!({"isthmus.dev/injected": "0.1.0", "isthmus.dev/mtls": mode, "isthmus.dev/mtls-ports": text});
-        let list = [pod(("shop", "a"), "a", 1, &annotations, &[])];
+        let annotations = json!({"isthmus.dev/mtls": mode, "isthmus.dev/mtls-ports": text});
+        let list = [meshed(pod(("shop", "a"), "a", 1, &annotations, &[]))];
         let translation = translate(&objects(&list), &mesh_options());
         let inbound = translation.inbound.values().next().expect("it has a sidecar");
         for port in [80, 443, 8080] {

@@ -60,8 +60,8 @@ pub struct Options {
     /// Whether clients in the mesh are served too: HTTPRoutes and GRPCRoutes attach to Services. Without it a parentRef to a Service is
     /// somebody else's and gets no status.
     pub mesh: bool,
-    /// Whose certificates workloads take from each other. None: nobody has one, and the snapshot has no workloads, so that calls to them are
-    /// in cleartext. Whoever has sidecars and does not know it yet publishes nothing until then.
+    /// Whose certificates workloads take from each other. None: that is not known, and whoever calls a workload takes nobody's but those that
+    /// he took before. The snapshot has the workloads all the same, so that no call to them is in cleartext.
     pub authority: Option<Arc<Mesh>>,
     /// What workloads ask of their callers where neither they nor their namespaces say so.
     pub mtls: MtlsMode,

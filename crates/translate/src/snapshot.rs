@@ -16,12 +16,17 @@ pub(crate) fn read(graph: &Graph<'_>) -> Snapshot {
     let served = graph.gateways.values().filter(|gateway| gateway.is_servable());
     let gateways: BTreeMap<_, _> = served.filter_map(|node| Some((node.key.clone(), Arc::new(gateway(node)?)))).collect();
     let listeners = || gateways.values().flat_map(|gateway| &gateway.listeners);
-    let attached: BTreeSet<&RouteKey> =
-        listeners().flat_map(|listener| &listener.routes).map(|attachment| &attachment.route).collect();
-    let routes: BTreeMap<_, _> =
-        attached.into_iter().filter_map(|key| Some((key.clone(), graph.route(key)?.route.clone()))).collect();
     let services: BTreeMap<_, _> =
         graph.service_parents.iter().map(|(key, parent)| (key.clone(), Arc::new(parent.clone()))).collect();
+    let attached = listeners().flat_map(|listener| &listener.routes).map(|attachment| &attachment.route);
+    // What a Gateway evaluates in the place of a Service's callers is under its own rules: backends of other namespaces need their grants.
+    let evaluating: BTreeSet<&str> =
+        gateways.iter().filter(|(_, gateway)| gateway.service_routes).map(|(key, _)| key.namespace.as_str()).collect();
+    let onward =
+        evaluating.into_iter().flat_map(|namespace| services.values().flat_map(move |service| service.routes_for(namespace)));
+    let attached: BTreeSet<&RouteKey> = attached.chain(onward.map(|attachment| &attachment.route)).collect();
+    let routes: BTreeMap<_, _> =
+        attached.into_iter().filter_map(|key| Some((key.clone(), graph.route(key)?.route.clone()))).collect();
     let attached: BTreeSet<&RouteKey> =
         services.values().flat_map(|parent| parent.attachments()).map(|attachment| &attachment.route).collect();
     let service_routes: BTreeMap<_, _> =
@@ -58,7 +63,7 @@ pub(crate) fn read(graph: &Graph<'_>) -> Snapshot {
         service_routes,
         backends,
         mesh: graph.authority.cloned(),
-        workloads: if graph.authority.is_some() { graph.pods.workloads() } else { BTreeMap::new() },
+        workloads: graph.pods.workloads(),
         frontends: service::frontends(&graph.service_parents),
         inbound: None,
     }

@@ -85,6 +85,16 @@ pub(crate) fn pod((namespace, name): (&str, &str), account: &str, second: u8, an
     pod
 }
 
+/// The pod with a sidecar that leaves these ports alone: `80,443`.
+pub(crate) fn with_sidecar(mut pod: Value, plain_ports: &str) -> Value {
+    let exclude = format!("--exclude-inbound-ports={plain_ports}");
+    pod["spec"]["initContainers"] = json!([
+        {"name": "isthmus-redirect", "args": ["redirect", exclude]},
+        {"name": "isthmus-proxy", "args": ["run"], "restartPolicy": "Always"},
+    ]);
+    pod
+}
+
 /// Whose certificates workloads take.
 pub(crate) fn mesh_authority() -> Arc<Mesh> {
     Arc::new(Mesh { trust_domain: TrustDomain::default(), authorities: "PEM".to_owned() })

@@ -59,6 +59,7 @@ impl Pod {
             store: None,
             calls: None,
             certificate: None,
+            away: None,
             models: Models::default(),
             limits: Limits { longest_wait: Duration::from_millis(300), ..Limits::default() },
         };

@@ -59,6 +59,7 @@ impl Sidecar {
             store: None,
             calls: Some(called),
             certificate: Some(certified),
+            away: None,
             models: Models::default(),
             limits: Limits { longest_wait: Duration::from_millis(300), ..Limits::default() },
         };
@@ -129,7 +130,10 @@ pub(super) fn pod(at: &str, address: &str, annotations: Value, ready: bool) -> V
     let ready = if ready { "True" } else { "False" };
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
-        "spec": {"serviceAccountName": "default", "containers": [{"name": "app", "image": "app"}]},
+        "spec": {
+            "serviceAccountName": "default", "containers": [{"name": "app", "image": "app"}],
+            "initContainers": [{"name": "isthmus-proxy", "image": "proxy", "restartPolicy": "Always"}],
+        },
         "status": {"phase": "Running", "podIPs": [{"ip": address}], "conditions": [{"type": "Ready", "status": ready}]},
     })
 }

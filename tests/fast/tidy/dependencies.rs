@@ -15,7 +15,7 @@ const RULES: [(&str, &[&str]); 13] = [
     ("isthmus-routing", &[]),
     ("isthmus-api", &[]),
     ("isthmus-admission", &[]),
-    ("isthmus-inject", &[]),
+    ("isthmus-inject", &["isthmus-api"]),
     ("isthmus-translate", &["isthmus-routing", "isthmus-api"]),
     ("isthmus-push", &["isthmus-routing"]),
     ("isthmus-dataplane", &["isthmus-routing"]),

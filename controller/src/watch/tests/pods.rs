@@ -20,7 +20,10 @@ fn pod(name: &str, version: u64, address: Option<&str>, rest: &Value) -> Value {
 }
 
 fn meshed() -> Value {
-    json!({"/metadata/annotations": {"isthmus.dev/injected": "0.1.0", "example.com/note": "x"}})
+    json!({
+        "/metadata/annotations": {"isthmus.dev/mtls": "strict", "example.com/note": "x"},
+        "/spec/initContainers": [{"name": "isthmus-proxy", "restartPolicy": "Always"}],
+    })
 }
 
 fn mesh() -> Options {
@@ -37,7 +40,7 @@ async fn pods_that_have_no_address_of_their_own_are_passed_over() {
             pod("plain", 1, Some("10.0.0.1"), &json!({})),
             pod("meshed", 2, Some("10.0.0.2"), &meshed()),
             pod("meshed-and-new", 3, None, &meshed()),
-            pod("new", 4, None, &json!({})),
+            pod("new", 4, None, &json!({"/metadata/annotations": {"isthmus.dev/injected": "0.1.0"}})),
             pod("of-node", 5, Some("10.1.0.1"), &json!({"/spec/hostNetwork": true})),
             pod("done", 6, Some("10.0.0.3"), &json!({"/status/phase": "Succeeded"})),
         ],

@@ -25,8 +25,8 @@ enum Target {
     Service(Arc<Port>, Option<Call>),
     /// Whoever is at its address.
     Away(Away),
-    /// A Service without such a port.
-    NoPort,
+    /// Nobody who may be called.
+    Nowhere(ConnectionFault),
     /// A Service whose configuration has not come.
     NotHeld,
 }
@@ -45,7 +45,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         let detected = match &target {
             Target::Service(port, _) => said(port.spoken, &mut caught).await,
             Target::NotHeld => said(Spoken::Unknown, &mut caught).await,
-            Target::Away(_) | Target::NoPort => Some(Detected { http: false, read: Vec::new() }),
+            Target::Away(_) | Target::Nowhere(_) => Some(Detected { http: false, read: Vec::new() }),
         };
         (target, detected)
     };
@@ -55,7 +55,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     };
     let (guard, held) = match target {
         Target::Away(away) => return passthrough::serve(capture, caught, away, (signals, permit), &context.streams).await,
-        Target::NoPort => return refuse(&caught.socket, at, ConnectionFault::NoServicePort),
+        Target::Nowhere(fault) => return refuse(&caught.socket, at, fault),
         Target::NotHeld => {
             at.fault(ConnectionFault::NotHeld);
             (at.accepted(), None)
@@ -106,8 +106,11 @@ impl Capture {
     async fn target(&self, shared: &Shared, original: SocketAddr) -> Target {
         let (mut call, mut awaited) = (None, None);
         let found = self.ask(shared, |config| match Found::at(original, config) {
+            Found::Away(Away::Stranger) if self.absence.refuses(original.ip(), config) => {
+                Some(Target::Nowhere(ConnectionFault::UnknownDestination))
+            }
             Found::Away(away) => Some(Target::Away(away)),
-            Found::NoPort => Some(Target::NoPort),
+            Found::NoPort => Some(Target::Nowhere(ConnectionFault::NoServicePort)),
             Found::Service(port, service) => {
                 call = call.take().or_else(|| self.wanted.call(&service));
                 Some(Target::Service(port, call.take()))

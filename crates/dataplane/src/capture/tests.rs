@@ -4,11 +4,12 @@ mod bed;
 
 use std::time::{Duration, Instant};
 
-use isthmus_routing::{BackendKey, Snapshot, Spoken};
+use isthmus_routing::{BackendKey, Inbound, MtlsMode, Snapshot, Spoken};
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use bed::{Bed, OWN, POD, ask, front, hold, is_refused, key, parrot, read_to, route_nowhere, web};
+use bed::{Bed, OWN, POD, Setup, ask, front, hold, is_refused, key, parrot, read_to, route_nowhere, web};
 
 const CART: &str = "Service/shop/cart:80";
 const PAY: &str = "Service/shop/pay:80";
@@ -162,7 +163,7 @@ async fn what_must_go_nowhere_is_refused_and_counted() {
 #[tokio::test]
 async fn without_a_configuration_or_a_certificate_it_is_not_ready() {
     let (certificates, identity) = watch::channel(None);
-    let bed = Bed::with(None, Some(identity)).await;
+    let bed = Bed::with(None, Setup { identity: Some(identity), ..Setup::default() }).await;
     let begun = Instant::now();
     let (mut outbound, mut inbound) = (bed.dial(Some((CART_IP, 80).into())).await, bed.arrive(Some((POD, 80).into())).await);
     let both = tokio::join!(is_refused(&mut outbound), is_refused(&mut inbound));
@@ -182,4 +183,92 @@ async fn without_a_configuration_or_a_certificate_it_is_not_ready() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("it is not ready");
+}
+
+/// Everybody here has an address of 127.0.0.0/8, and of the networks in it the pod's own counts as the cluster's.
+async fn at(address: [u8; 4]) -> (TcpListener, std::net::SocketAddr) {
+    let listener = TcpListener::bind((std::net::Ipv4Addr::from(address), 0)).await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    (listener, address)
+}
+
+#[tokio::test]
+async fn with_the_controller_away_a_strict_workload_calls_nobody_who_may_be_new_in_the_cluster() {
+    const NEAR: [u8; 4] = [127, 9, 1, 1];
+    const FAR: [u8; 4] = [127, 8, 1, 1];
+    let (now, long) = (tokio::time::Instant::now(), Duration::from_secs(31));
+    let long_ago = now.checked_sub(long).expect("the machine is up for longer");
+    let (away, seen) = watch::channel(None);
+    let mut snapshot = Snapshot::default();
+    hold(&mut snapshot, CART, CART_IP.into(), Spoken::Unknown, web("cart").await);
+    let ((_near, near), (_far, far), (_known, known)) = tokio::join!(at(NEAR), at(FAR), at([127, 9, 1, 2]));
+    hold(&mut snapshot, PAY, PAY_IP.into(), Spoken::Unknown, known);
+    let bed = Bed::with(None, Setup { away: Some(seen), ..Setup::default() }).await;
+    for (mode, since, to, is_taken) in [
+        (MtlsMode::Strict, None, near, true),
+        (MtlsMode::Strict, Some(now), near, true),
+        (MtlsMode::Strict, Some(long_ago), near, false),
+        (MtlsMode::Strict, Some(long_ago), (CART_IP.map(|byte| byte.max(2)), 80).into(), false),
+        (MtlsMode::Strict, Some(long_ago), far, true),
+        (MtlsMode::Strict, Some(long_ago), known, true),
+        (MtlsMode::Permissive, Some(long_ago), near, true),
+        (MtlsMode::Strict, None, near, true),
+    ] {
+        snapshot.inbound = Some(std::sync::Arc::new(Inbound { mode, ..Inbound::default() }));
+        bed.serve(&snapshot).await;
+        away.send_replace(since);
+        let mut client = bed.dial(Some(to)).await;
+        let what = format!("{mode:?} {:?} {to}", since.map(|since| since.elapsed()));
+        if is_taken {
+            // Nobody accepts, and the kernel does not wait for that: it is open.
+            let ended = tokio::time::timeout(Duration::from_millis(100), is_refused(&mut client)).await;
+            assert!(ended.is_err(), "{what}");
+        } else {
+            assert!(is_refused(&mut client).await, "{what}");
+        }
+        ask(&mut bed.dial(Some((CART_IP, 80).into())).await, "cart").await;
+    }
+    let direction = r#"direction="outbound",parent_kind="","#;
+    bed.counted(&["connection_faults_total", direction, r#"reason="unknown_destination""#, "} 2"]).await;
+}
+
+#[tokio::test]
+async fn what_fills_one_side_leaves_the_other_alone_and_a_drain_waits_for_both() {
+    let mut snapshot = Snapshot { inbound: Some(std::sync::Arc::default()), ..Snapshot::default() };
+    hold(&mut snapshot, CART, CART_IP.into(), Spoken::Unknown, web("cart").await);
+    let (_workload, workload) = at(POD).await;
+    for is_inbound_last in [true, false] {
+        let limits = crate::Limits { captured: 1, ..crate::Limits::mesh() };
+        let bed = Bed::with(Some(&snapshot), Setup { limits, ..Setup::default() }).await;
+        let mut inbound = bed.arrive(Some(workload)).await;
+        inbound.write_all(b"x").await.expect("is taken");
+        bed.counted(&["stream_connections_active", r#"direction="inbound""#]).await;
+        assert!(is_refused(&mut bed.arrive(Some(workload)).await).await, "one more is too many");
+        bed.counted(&["connection_faults_total", r#"direction="inbound""#, r#"reason="limit""#]).await;
+        let mut outbound = bed.dial(Some((CART_IP, 80).into())).await;
+        ask(&mut outbound, "cart").await;
+        assert!(is_refused(&mut bed.dial(Some((CART_IP, 80).into())).await).await, "one more is too many");
+        bed.counted(&["connection_faults_total", r#"direction="outbound",parent_kind="","#, r#"reason="limit""#]).await;
+
+        // A stream that is called, which does not end by itself as a connection of HTTP does.
+        drop(outbound);
+        let (_stranger, stranger) = at([127, 0, 0, 1]).await;
+        let outbound = tokio::time::timeout(Duration::from_secs(5), async {
+            loop {
+                let mut outbound = bed.dial(Some(stranger)).await;
+                if tokio::time::timeout(Duration::from_millis(50), is_refused(&mut outbound)).await.is_err() {
+                    return outbound;
+                }
+            }
+        });
+        let outbound = outbound.await.expect("there is room again");
+        let (first, last) = if is_inbound_last { (outbound, inbound) } else { (inbound, outbound) };
+        let drained = bed.dataplane.drain(Duration::ZERO, Duration::from_secs(20));
+        tokio::pin!(drained);
+        drop(first);
+        let early = tokio::time::timeout(Duration::from_millis(300), drained.as_mut()).await;
+        assert!(early.is_err(), "the last one is waited for, inbound: {is_inbound_last}");
+        drop(last);
+        tokio::time::timeout(Duration::from_secs(5), drained).await.expect("and nothing else");
+    }
 }

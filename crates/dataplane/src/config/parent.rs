@@ -25,7 +25,18 @@ pub(crate) enum Parent {
         key: BackendKey,
         /// Those of that namespace's clients; none: requests go to the Service's endpoints.
         routes: Vec<Attachment>,
+        /// Who stands before it.
+        by: By,
     },
+}
+
+/// Who evaluates the routes of a Service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Its client, who could have called any backend: none needs a grant.
+    Client,
+    /// A Gateway, in the place of clients: backends of other namespaces need theirs.
+    Gateway,
 }
 
 /// Whose port it is.
@@ -133,8 +144,8 @@ impl Parent {
     /// Where its routes are what they are for it: backends of other namespaces need no grant on a Service.
     fn known<'s>(&self, snapshot: &'s Snapshot) -> &'s BTreeMap<RouteKey, Arc<Route>> {
         match self {
-            Self::Listener(_) => &snapshot.routes,
-            Self::Service { .. } => &snapshot.service_routes,
+            Self::Listener(_) | Self::Service { by: By::Gateway, .. } => &snapshot.routes,
+            Self::Service { by: By::Client, .. } => &snapshot.service_routes,
         }
     }
 }
@@ -173,11 +184,11 @@ impl CompiledParent {
     pub(super) fn service(
         key: &BackendKey,
         service: &ServiceParent,
-        namespace: &str,
+        (namespace, by): (&str, By),
         previous: Option<&Arc<Self>>,
         sources: &Sources<'_>,
     ) -> Arc<Self> {
-        let source = Parent::Service { key: key.clone(), routes: service.routes_for(namespace).to_vec() };
+        let source = Parent::Service { key: key.clone(), routes: service.routes_for(namespace).to_vec(), by };
         if let Some(unchanged) = previous.filter(|previous| previous.source == source && previous.has_the_routes_of(sources)) {
             return unchanged.clone();
         }

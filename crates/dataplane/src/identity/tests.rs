@@ -141,6 +141,12 @@ async fn without_a_certificate_of_our_own_nobody_is_called() {
     let tls = membership.upstream(&address).expect("no leave to do without");
     assert!(tls.connect(TcpStream::connect(address).await.expect("it listens"), None).await.is_err());
     assert!(Membership::compile(&Snapshot::default(), None, &[], None).is_none());
+    let known = compile(&snapshot(&authority.pem, &[]), Some(&own), None);
+    let membership = compile(&nobodys, Some(&own), Some(&known));
+    let address = server(&cart).await;
+    let tls = membership.upstream(&address).expect("it is a workload's");
+    tls.connect(TcpStream::connect(address).await.expect("it listens"), None).await.map(drop).expect("who was believed is");
+    assert!(Membership::compile(&Snapshot::default(), None, &[], Some(&known)).is_none(), "the mesh is over");
 }
 
 #[test]

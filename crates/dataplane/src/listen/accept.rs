@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use pingora_core::apps::HttpServerApp;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::capture::{self, Capture, Fresh, Side};
@@ -19,6 +19,7 @@ use crate::connection::transport::Transport;
 use crate::connection::{Addresses, Connection, TlsInfo};
 use crate::drain::{Readiness, Signals, raised};
 use crate::limits::Limits;
+use crate::listen::permit::Permits;
 use crate::proxy_protocol::{self, ProxyProtocolError};
 use crate::stream::{Arrived, Client, Streams};
 use crate::telemetry::{ConnectionFault, ConnectionGuard, PortMetrics};
@@ -29,7 +30,7 @@ pub(crate) struct Context<A> {
     pub(crate) front: Arc<Front<A>>,
     pub(crate) streams: Streams,
     pub(crate) limits: Arc<Limits>,
-    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) permits: Permits,
     pub(crate) readiness: Arc<Readiness>,
     /// Of a sidecar.
     pub(crate) capture: Option<Arc<Capture>>,
@@ -107,9 +108,10 @@ pub(crate) async fn run<A: HttpServerApp + Send + Sync + 'static>(
         match accepted {
             Ok((socket, peer)) => {
                 pause = FIRST_PAUSE;
-                let Ok(permit) = context.permits.clone().try_acquire_owned() else {
+                let room = context.permits.room(&face.entrance);
+                let Some(permit) = room.enter() else {
                     face.metrics.fault(ConnectionFault::Limit);
-                    warnings.warn(|| tracing::warn!(%address, limit = context.limits.connections, "too many connections: new ones are closed"));
+                    warnings.warn(|| tracing::warn!(%address, limit = room.limit, "too many connections: new ones are closed"));
                     continue;
                 };
                 let accepted = Accepted { socket, ends: (address, peer), face, signals: signals.clone(), permit };

@@ -2,16 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use isthmus_routing::{Gateway, GatewayKey, Listener, Protocol};
+use isthmus_routing::{Gateway, GatewayKey, Identity, Listener, Protocol, Workloads};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 
 use super::*;
 use crate::connection::serve::Front;
 use crate::connection::serve::tests::Echo;
 use crate::drain::Readiness;
 use crate::limits::Limits;
+use crate::listen::permit::Permits;
 use crate::stream::Streams;
 use crate::udp::tests::bed;
 use crate::{AccessLog, Options};
@@ -27,6 +27,11 @@ struct Fixture {
 }
 
 async fn start(snapshot: Snapshot, limits: Limits) -> Fixture {
+    start_at(snapshot, limits, everywhere()).await
+}
+
+async fn start_at(snapshot: Snapshot, limits: Limits, site: Site) -> Fixture {
+    let site = Arc::new(site);
     let options = Options { threads: 1, access_log: AccessLog::Off, limits, ..Options::default() };
     let telemetry = Telemetry::start(&options).expect("nothing to open");
     let limits = Arc::new(options.limits);
@@ -35,7 +40,7 @@ async fn start(snapshot: Snapshot, limits: Limits) -> Fixture {
     let context = Context {
         front: Arc::new(Front::new(Arc::new(Echo), limits.clone())),
         streams: Streams { config: shared.clone(), telemetry: telemetry.clone(), limits: limits.clone() },
-        permits: Arc::new(Semaphore::new(limits.connections)),
+        permits: Permits::new(&limits),
         readiness: readiness.clone(),
         limits,
         capture: None,
@@ -43,7 +48,7 @@ async fn start(snapshot: Snapshot, limits: Limits) -> Fixture {
     let (report, mut reports) = watch::channel(Arc::default());
     let (orders, ordered) = mpsc::channel(1);
     let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
-    let manager = Manager::new(Arc::new(context), shared, telemetry, report, everywhere());
+    let manager = Manager::new(Arc::new(context), shared, telemetry, report, site);
     assert_eq!(readiness.state(), State::Starting);
     let running = tokio::spawn(manager.run(receiver, ordered));
     sender.send_replace(Arc::new(snapshot));
@@ -65,9 +70,9 @@ impl Fixture {
 }
 
 /// Where Gateways without an address listen.
-fn everywhere() -> Arc<Site> {
+fn everywhere() -> Site {
     let addresses = vec![IpAddr::from([0, 0, 0, 0]), IpAddr::from([0_u16; 8])];
-    Arc::new(Site { addresses, ..Site::default() })
+    Site { addresses, ..Site::default() }
 }
 
 /// A name, a port and a protocol.
@@ -272,4 +277,43 @@ async fn a_gateway_without_an_address_listens_on_both_families_side_by_side() {
     }
     f.serve(snapshot(&[("edge", HOME, &[])])).await;
     assert!(connect(port).await.is_err(), "its last listener has gone");
+}
+
+#[tokio::test]
+async fn a_gateway_that_calls_workloads_is_ready_with_its_certificate_or_when_that_does_not_come() {
+    let (short, long) = (Duration::from_millis(300), Duration::from_secs(60));
+    let plain = || snapshot(&[("edge", HOME, &[("a", free(), Protocol::Http)])]);
+    let mesh = || {
+        let identity = Identity { namespace: "shop".to_owned(), account: "cart".to_owned() };
+        Snapshot { workloads: [(identity, Arc::new(Workloads::default()))].into(), ..plain() }
+    };
+    let certificate = || Some(Arc::new(Certificate { chain: String::new(), key: String::new() }));
+    // What is served, whether there is to be a certificate and is one already, how long it is waited for, whether it is ready at once.
+    for (served, identity, own_certificate, expected) in [
+        (mesh(), Some(None), long, false),
+        (mesh(), Some(None), short, false),
+        (mesh(), Some(certificate()), long, true),
+        (mesh(), None, long, true),
+        (plain(), Some(None), long, true),
+    ] {
+        let (certificates, receiver) = watch::channel(identity.clone().flatten());
+        let site = Site { identity: identity.map(|_| receiver), ..everywhere() };
+        let begun = Instant::now();
+        let f = start_at(served, Limits { own_certificate, ..Limits::default() }, site).await;
+        let is_ready = || f.readiness.state() == State::Ready;
+        assert_eq!(is_ready(), expected);
+        if expected {
+            continue;
+        }
+        if own_certificate == long {
+            tokio::time::sleep(short).await;
+            assert!(!is_ready(), "it waits for longer");
+            certificates.send_replace(certificate());
+        }
+        while !is_ready() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it is ready soon");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(begun.elapsed() >= short);
+    }
 }

@@ -82,6 +82,17 @@ async fn a_reset_is_passed_on() {
 }
 
 #[tokio::test]
+async fn who_was_sent_nothing_sees_a_reset_at_once() {
+    let (bed, mut client, mut server) = pair(Limits { linger: 10 * SOON, ..Limits::default() }).await;
+    client.write_all(b"x").await.expect("is taken");
+    expect(&mut server, b"x").await;
+    reset(&server);
+    drop(server);
+    assert_eq!(end(&mut client).await, Err(ErrorKind::ConnectionReset));
+    bed.ended("endpoint_reset").await;
+}
+
+#[tokio::test]
 async fn what_an_endpoint_said_before_it_broke_off_arrives() {
     let (bed, mut client, mut server) = pair(Limits::default()).await;
     // It closes with bytes that it has not read, which makes it a reset, after its answer has gone out.

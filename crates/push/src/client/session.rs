@@ -101,7 +101,7 @@ impl<'c> Session<'c> {
 
     async fn step(&mut self) -> Result<(), End> {
         let late = self.awaited.map(|(_, deadline)| deadline);
-        let Asks { wanted, requests } = &mut *self.asks;
+        let Asks { wanted, requests, .. } = &mut *self.asks;
         let requested = async {
             match requests {
                 Some(requests) => requests.changed().await,
@@ -175,6 +175,7 @@ impl<'c> Session<'c> {
     }
 
     async fn commit(&mut self, version: Version) -> Result<(), End> {
+        self.asks.presence.is_there();
         // A commit of what is held, and nothing before it: nothing has changed.
         self.synced |= self.held.version() == Some(version);
         self.synced()?;

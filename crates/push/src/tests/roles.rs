@@ -72,3 +72,29 @@ async fn nobody_leads_and_then_somebody_does() {
     first.role.send_replace(Role::Leader);
     first.acked("a", version).await;
 }
+
+#[tokio::test]
+async fn it_is_said_since_when_nobody_leads() {
+    let (bed, _) = pair().await;
+    let (away, mut seen) = watch::channel(None);
+    let mut files = bed.proxy("a");
+    files.options.away = Some(away);
+    let version = bed.publish(&snapshot(1));
+    let _proxy = files.run();
+    bed.acked("a", version).await;
+    assert!(!seen.has_changed().unwrap(), "there has been one all the time");
+
+    bed.role.send_replace(Role::Follower { leader: None });
+    let since = *tokio::time::timeout(SOON, seen.wait_for(Option::is_some)).await.expect("it is noticed soon").unwrap();
+    let refused = bed.count(|counts| &counts.refused);
+    let tried = async {
+        while bed.count(|counts| &counts.refused) < refused + 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, tried).await.expect("it is tried again");
+    assert_eq!(*seen.borrow(), since, "no try begins another absence");
+
+    bed.role.send_replace(Role::Leader);
+    tokio::time::timeout(SOON, seen.wait_for(Option::is_none)).await.expect("it is back soon").unwrap();
+}

@@ -20,9 +20,9 @@ impl Snapshot {
         let routed = routed.filter_map(|service| self.service_seen_from(&key.namespace, service));
         let services: BTreeMap<_, _> = routed.filter(|(_, parent)| !parent.routes.is_empty()).collect();
         let attachments = services.values().flat_map(|parent| parent.attachments());
-        let service_routes = pick(&self.service_routes, attachments.map(|attachment| &attachment.route));
-        let onward = service_routes.values().flat_map(|route| route.backend_keys());
-        let backends = pick(&self.backends, referred.into_iter().chain(onward));
+        let onward = pick(&self.routes, attachments.map(|attachment| &attachment.route));
+        let backends = pick(&self.backends, referred.into_iter().chain(onward.values().flat_map(|route| route.backend_keys())));
+        let routes: BTreeMap<_, _> = routes.iter().chain(&onward).map(|(key, route)| (key.clone(), route.clone())).collect();
         let certificates =
             || gateway.listeners.iter().flat_map(|listener| &listener.certificates).chain(&gateway.client_certificate);
         let of_clients = || gateway.listeners.iter().filter_map(|listener| listener.client_validation.as_ref());
@@ -39,8 +39,7 @@ impl Snapshot {
             backends,
             routes,
             services,
-            service_routes,
-            // The rest is for sidecars.
+            // The rest is for sidecars, whose routes need no grants.
             ..Self::default()
         }
     }
@@ -219,14 +218,16 @@ mod tests {
             ..ServiceParent::default()
         };
         full.services.insert(service.clone(), Arc::new(routed));
+        let granted: RouteKey = "HTTPRoute/client/cart".parse().unwrap();
+        full.routes.insert(granted.clone(), full.service_routes[&granted].clone());
         assert!(full.of_gateway(&gateway()).services.is_empty(), "it does not evaluate them");
         edge.service_routes = true;
         full.gateways.insert(gateway(), Arc::new(edge));
         let of_gateway = full.of_gateway(&gateway());
         assert_eq!(of_gateway.services.keys().collect::<Vec<_>>(), [&service], "and none that no route of it leads to");
-        let routes: Vec<_> = of_gateway.service_routes.keys().map(ToString::to_string).collect();
-        assert_eq!(routes, ["HTTPRoute/client/cart"]);
-        let mut onward = of_gateway.service_routes.values().flat_map(|route| route.backend_keys());
+        assert!(of_gateway.routes.contains_key(&granted), "as it is where grants are asked for");
+        assert!(of_gateway.service_routes.is_empty(), "and not as it is for sidecars");
+        let mut onward = of_gateway.routes.values().flat_map(|route| route.backend_keys());
         assert!(onward.all(|key| of_gateway.backends.contains_key(key) == full.backends.contains_key(key)));
     }
 

@@ -10,7 +10,7 @@ use isthmus_api::{Kind, NamespacedName, ObjectRef, Objects, Pod};
 use isthmus_routing::{Identity, Inbound, MeshedPod, MtlsMode, Workloads};
 
 use super::is_nameable;
-use annotation::{Ports, Terms};
+use annotation::Terms;
 
 /// The account of a pod that names none.
 const DEFAULT_ACCOUNT: &str = "default";
@@ -38,13 +38,14 @@ impl<'a> Pods<'a> {
     pub(super) fn new(objects: &'a Objects, default: MtlsMode) -> Self {
         let mut pods = Self::default();
         let mut modes: BTreeMap<&str, MtlsMode> = BTreeMap::new();
-        for (name, pod) in running(objects).filter(|(_, pod)| pod.has_sidecar()) {
+        for (name, pod) in running(objects) {
+            let Some(sidecar) = &pod.spec.sidecar else { continue };
             let Some(identity) = identity(name, pod) else { continue };
             let namespace = name.namespace.as_str();
             let mode = *modes.entry(namespace).or_insert_with(|| pods.mode_of_namespace(objects, namespace, default));
             let Terms { mode, ports, notes } = annotation::terms(pod, mode);
-            let Ports { ports: plain_ports, notes: more } = annotation::plain_ports(pod);
-            let notes: Vec<String> = notes.into_iter().chain(more).collect();
+            let plain_ports = sidecar.plain_ports.clone();
+            let notes: Vec<String> = notes.into_iter().chain(annotation::excluded_too_late(pod, &plain_ports)).collect();
             if !notes.is_empty() {
                 let at = ObjectRef { kind: Kind::Pod, namespace: Some(name.namespace.clone()), name: name.name.clone() };
                 pods.notes.insert(at, notes);

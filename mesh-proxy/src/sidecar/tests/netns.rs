@@ -1,5 +1,6 @@
 //! Pods in network namespaces, two of them with sidecars and with their traffic redirected, on one bridge with a controller: everything that a
-//! call between pods meets but Kubernetes itself. As root only.
+//! call between pods meets but Kubernetes itself. As root only: `cargo test -p isthmus-mesh-proxy netns -- --nocapture`, with `ISTHMUS_LOG=debug`
+//! for what the sidecars and the controller log.
 //!
 //! One test, since the pods are made once; each part of it is a table of its own, and all that is wrong is told at once.
 
@@ -27,7 +28,10 @@ type Faults = Vec<String>;
 /// More than that is too long for a test, on a busy machine too.
 const LONGEST: Duration = Duration::from_secs(60);
 
-const PARTS: [(&str, fn(&mut Town) -> Faults); 11] = [
+/// A part of the test, by name.
+type Part = (&'static str, fn(&mut Town) -> Faults);
+
+const PARTS: [Part; 12] = [
     ("who reaches whom", reach::run),
     ("the sidecar's own ports", ports::run),
     ("loops", loops::run),
@@ -38,8 +42,9 @@ const PARTS: [(&str, fn(&mut Town) -> Faults); 11] = [
     ("certificates of servers", certificates::served),
     ("certificates of clients", certificates::shown),
     ("Services that come late, and never", demand::run),
-    // The last one: it does not come back.
+    // The last ones: what goes does not come back.
     ("without the controller", demand::alone),
+    ("without a sidecar", demand::without_sidecar),
 ];
 
 #[test]

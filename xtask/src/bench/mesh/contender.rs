@@ -129,7 +129,7 @@ impl Contender {
     fn start_envoys(&mut self, program: &Path, inbound: Inbound) -> Result<(), Fault> {
         let authority = Authority::new()?;
         let server = Identity::of_service(0);
-        let program = self.pods.copy(program)?;
+        let program = self.pods.program(program)?;
         for (side, identity) in [(Side::Client, &Identity::of_client()), (Side::Server, &server)] {
             let folder = self.pods.folder_of(side)?;
             let leaf = authority.issue(identity)?;

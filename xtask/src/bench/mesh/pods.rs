@@ -121,15 +121,14 @@ impl Pods {
         process::capture(command.args(["redirect", &format!("--exclude-inbound-ports={CONTROLLER}")])).map(drop)
     }
 
-    /// A copy of a program that the proxies' user may run, wherever it came from.
-    pub(in crate::bench) fn copy(&self, program: &Path) -> Result<PathBuf, Fault> {
-        let name = program.file_name().ok_or_else(|| Fault::said(format!("{} is no program", program.display())))?;
-        let copy = self.folder.join(name);
-        if !copy.exists() {
-            fs::copy(program, &copy).context(|| format!("copying {}", program.display()))?;
-            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).context(|| format!("opening {}", copy.display()))?;
+    /// A program where the proxies' user may run it: what it came from may be in a folder of root's. A second name if that can be, else a copy.
+    pub(in crate::bench) fn program(&self, original: &Path) -> Result<PathBuf, Fault> {
+        let name = original.file_name().ok_or_else(|| Fault::said(format!("{} is no program", original.display())))?;
+        let own = self.folder.join(name);
+        if !own.exists() && fs::hard_link(original, &own).is_err() {
+            fs::copy(original, &own).context(|| format!("copying {}", original.display()))?;
         }
-        Ok(copy)
+        Ok(own)
     }
 
     /// A new folder that the proxy of one side may write to.
@@ -182,7 +181,7 @@ impl Pods {
         let token = write(&folder, "token", &format!("{namespace}/{account}/{account}-1"))?;
         let ca = self.folder.join("ca.crt");
         let ca = fs::read_to_string(&ca).context(|| format!("reading {}", ca.display()))?;
-        let mut command = Command::new(self.copy(&sidecar())?);
+        let mut command = Command::new(self.program(&sidecar())?);
         command.args(["run", &format!("--controller={CLIENT}:{CONTROLLER}"), &format!("--ca={ca}")]);
         command.args([&format!("--token={}", token.display()), &format!("--store={}", folder.display())]);
         command.args([&format!("--pod-ips={}", side.address()), &format!("--pod-namespace={namespace}")]);

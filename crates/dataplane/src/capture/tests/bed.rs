@@ -11,8 +11,22 @@ use isthmus_routing::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::{Capture, Dataplane, Limits, Options};
+
+/// What a sidecar may be given besides a configuration.
+pub(super) struct Setup {
+    pub(super) limits: Limits,
+    pub(super) identity: Option<watch::Receiver<Option<Arc<Certificate>>>>,
+    pub(super) away: Option<watch::Receiver<Option<Instant>>>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { limits: Limits::mesh(), identity: None, away: None }
+    }
+}
 
 type Originals = Arc<Mutex<HashMap<SocketAddr, SocketAddr>>>;
 
@@ -38,11 +52,11 @@ fn free() -> SocketAddr {
 impl Bed {
     /// A sidecar with a configuration.
     pub(super) async fn start(snapshot: &Snapshot) -> Self {
-        Self::with(Some(snapshot), None).await
+        Self::with(Some(snapshot), Setup::default()).await
     }
 
-    /// A sidecar that may have none yet, and that may wait for a certificate.
-    pub(super) async fn with(snapshot: Option<&Snapshot>, identity: Option<watch::Receiver<Option<Arc<Certificate>>>>) -> Self {
+    /// A sidecar that may have none yet.
+    pub(super) async fn with(snapshot: Option<&Snapshot>, setup: Setup) -> Self {
         let (calls, called) = watch::channel(BTreeSet::new());
         let (outbound, inbound) = (free(), free());
         let capture = Capture {
@@ -52,13 +66,14 @@ impl Bed {
             pod_ips: vec![POD.into()],
             own_ports: BTreeSet::from([OWN]),
             calls,
+            away: setup.away,
         };
         let options = Options {
             threads: 1,
             admin: Some(([127, 0, 0, 1], 0).into()),
-            limits: Limits::mesh(),
+            limits: setup.limits,
             capture: Some(capture),
-            identity,
+            identity: setup.identity,
             placeholder: snapshot.is_none(),
             ..Options::default()
         };

@@ -10,7 +10,7 @@ use isthmus_routing::{
     Rule, Snapshot, Target, Timeouts, WeightedBackend,
 };
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::connection::serve::Front;
@@ -19,6 +19,7 @@ use crate::drain::Readiness;
 use crate::limits::Limits;
 use crate::listen::Manager;
 use crate::listen::accept::Context;
+use crate::listen::permit::Permits;
 use crate::stream::Streams;
 use crate::telemetry::Telemetry;
 use crate::{AccessLog, Options};
@@ -44,7 +45,7 @@ impl Bed {
         let context = Context {
             front: Arc::new(Front::new(Arc::new(Echo), limits.clone())),
             streams: Streams { config: shared.clone(), telemetry: telemetry.clone(), limits: limits.clone() },
-            permits: Arc::new(Semaphore::new(limits.connections)),
+            permits: Permits::new(&limits),
             readiness: Arc::new(Readiness::default()),
             limits,
             capture: None,

@@ -102,6 +102,8 @@ pub(crate) enum ConnectionFault {
     NotRedirected,
     /// The Service that it was going to has no such port.
     NoServicePort,
+    /// Nobody is known where it was going, and nobody tells who is.
+    UnknownDestination,
     /// The configuration of the Service that it was going to did not come in time.
     NotHeld,
     /// It came in the clear, and the workload takes none of that on this port.
@@ -111,7 +113,7 @@ pub(crate) enum ConnectionFault {
 }
 
 impl ConnectionFault {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 25] = [
         Self::Limit,
         Self::Accept,
         Self::ClientHelloTimeout,
@@ -133,6 +135,7 @@ impl ConnectionFault {
         Self::Loop,
         Self::NotRedirected,
         Self::NoServicePort,
+        Self::UnknownDestination,
         Self::NotHeld,
         Self::Plaintext,
         Self::OtherIdentity,
@@ -162,6 +165,7 @@ impl ConnectionFault {
             Self::Loop => "loop",
             Self::NotRedirected => "not_redirected",
             Self::NoServicePort => "no_service_port",
+            Self::UnknownDestination => "unknown_destination",
             Self::NotHeld => "not_held",
             Self::Plaintext => "plaintext",
             Self::OtherIdentity => "other_identity",

@@ -11,7 +11,7 @@ pub(super) const MTLS: &str = "isthmus.dev/mtls";
 /// Ports where that is different: `8080=strict,9090=permissive`.
 const MTLS_PORTS: &str = "isthmus.dev/mtls-ports";
 
-/// Ports of which the sidecar does not take what comes in: `80,443`.
+/// Ports of which the sidecar does not take what comes in: `80,443`. It holds as the injector found it.
 const EXCLUDE_INBOUND_PORTS: &str = "isthmus.dev/exclude-inbound-ports";
 
 /// What a pod asks of those who call it.
@@ -20,14 +20,6 @@ pub(super) struct Terms {
     pub(super) mode: MtlsMode,
     /// Those that differ from `mode`.
     pub(super) ports: BTreeMap<u16, MtlsMode>,
-    pub(super) notes: Vec<String>,
-}
-
-/// A list of ports.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Ports {
-    /// Sorted, each once.
-    pub(super) ports: Vec<u16>,
     pub(super) notes: Vec<String>,
 }
 
@@ -84,18 +76,19 @@ pub(super) fn terms(pod: &Pod, inherited: MtlsMode) -> Terms {
     Terms { mode: whole, ports, notes }
 }
 
-/// The ports of a pod that its sidecar leaves alone.
-pub(super) fn plain_ports(pod: &Pod) -> Ports {
-    let (mut ports, mut notes) = (Vec::new(), Vec::new());
-    for entry in entries(pod.annotation(EXCLUDE_INBOUND_PORTS)) {
-        match port_number(entry) {
-            Some(port) => ports.push(port),
-            None => notes.push(format!("{EXCLUDE_INBOUND_PORTS}: `{entry}` is no port, so it is passed over")),
-        }
-    }
+/// What to say where a pod is annotated otherwise than its sidecar was made for, which leaves alone `plain_ports` (sorted, each once).
+/// Callers that went by the annotation would send in the clear what is captured.
+pub(super) fn excluded_too_late(pod: &Pod, plain_ports: &[u16]) -> Option<String> {
+    let text = pod.annotation(EXCLUDE_INBOUND_PORTS).unwrap_or_default();
+    let mut ports: Vec<_> = entries(Some(text)).map(port_number).collect();
     ports.sort_unstable();
     ports.dedup();
-    Ports { ports, notes }
+    let is_so = ports.iter().copied().eq(plain_ports.iter().copied().map(Some));
+    (!is_so).then(|| {
+        let made: Vec<_> = plain_ports.iter().map(u16::to_string).collect();
+        let made = if made.is_empty() { "no port".to_owned() } else { made.join(",") };
+        format!("{EXCLUDE_INBOUND_PORTS}: `{text}` has no effect on a pod that is there, whose sidecar leaves alone {made}; make the pod anew")
+    })
 }
 
 /// The entries of a list that is separated by commas.

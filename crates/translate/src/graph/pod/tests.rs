@@ -6,19 +6,17 @@ use isthmus_api::ObjectRef;
 use isthmus_routing::{Item, MtlsMode};
 use serde_json::{Value, json};
 
-use crate::testing::{base, gateway, mesh_options, object, objects, options, plain_listener, pod, route, service};
+use crate::testing::{base, gateway, mesh_options, object, objects, options, plain_listener, pod, route, service, with_sidecar};
 use crate::{Options, Translation, translate};
 
-/// With a sidecar.
-fn meshed(more: &Value) -> Value {
-    let mut annotations = json!({"isthmus.dev/injected": "0.1.0"});
-    annotations.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    annotations
+/// With a sidecar that takes all ports.
+fn meshed(name: &str, account: &str, second: u8, annotations: &Value, addresses: &[&str]) -> Value {
+    with_sidecar(pod(("shop", name), account, second, annotations, addresses), "")
 }
 
 /// With one at this address.
 fn at(name: &str, account: &str, address: &str) -> Value {
-    pod(("shop", name), account, 1, &meshed(&json!({})), &[address])
+    meshed(name, account, 1, &json!({"isthmus.dev/injected": "0.1.0"}), &[address])
 }
 
 /// With a field changed.
@@ -49,8 +47,9 @@ fn workloads(list: impl IntoIterator<Item = Value>) -> Vec<String> {
 fn which_addresses_are_whose() {
     let cart = || at("cart-1", "cart", "10.0.0.1");
     let plain = |second| pod(("other", "plain"), "plain", second, &json!({}), &["10.0.0.1"]);
-    let excluded = |ports: &str| meshed(&json!({"isthmus.dev/exclude-inbound-ports": ports}));
-    let with_ports = |ports: &str| pod(("shop", "cart-1"), "cart", 1, &excluded(ports), &["10.0.0.1"]);
+    let excluded = |ports: &str| json!({"isthmus.dev/exclude-inbound-ports": ports});
+    let with_ports = |ports: &str| with_sidecar(cart(), ports);
+    let injected = json!({"isthmus.dev/injected": "0.1.0"});
     let one = &["shop/cart 10.0.0.1"][..];
     let nobody = &[][..];
     for (what, pods, expected) in [
@@ -59,7 +58,7 @@ fn which_addresses_are_whose() {
         ("without a sidecar", vec![plain(1)], nobody),
         (
             "two families",
-            vec![pod(("shop", "a"), "cart", 1, &meshed(&json!({})), &["10.0.0.1", "fd00::1"])],
+            vec![meshed("a", "cart", 1, &json!({}), &["10.0.0.1", "fd00::1"])],
             &["shop/cart 10.0.0.1", "shop/cart fd00::1"],
         ),
         ("not yet running", vec![but(cart(), "/status/phase", json!("Pending"))], one),
@@ -78,13 +77,17 @@ fn which_addresses_are_whose() {
         ("one account", vec![cart(), at("cart-2", "cart", "10.0.0.2")], &["shop/cart 10.0.0.1", "shop/cart 10.0.0.2"]),
         ("plain ports", vec![with_ports("443, 80,80,")], &["shop/cart 10.0.0.1 [80, 443]"]),
         ("unreadable ports", vec![with_ports("80,x,0,65536")], &["shop/cart 10.0.0.1 [80]"]),
+        ("annotated later", vec![but(cart(), "/metadata/annotations", excluded("80"))], one),
+        ("no longer annotated", vec![but(with_ports("80"), "/metadata/annotations", json!({}))], &["shop/cart 10.0.0.1 [80]"]),
+        ("annotated, but without a sidecar", vec![pod(("shop", "a"), "a", 1, &injected, &["10.0.0.1"])], nobody),
+        ("a sidecar that ends", vec![but(cart(), "/spec/initContainers/1/restartPolicy", json!(null))], nobody),
         (
             "the address of one that ended",
             vec![but(cart(), "/status/phase", json!("Failed")), at("a-1", "a", "10.0.0.1")],
             &["shop/a 10.0.0.1"],
         ),
-        ("the newest", vec![cart(), pod(("shop", "a-2"), "a", 2, &meshed(&json!({})), &["10.0.0.1"])], &["shop/a 10.0.0.1"]),
-        ("the newest in whatever order", vec![pod(("shop", "z-2"), "z", 0, &meshed(&json!({})), &["10.0.0.1"]), cart()], one),
+        ("the newest", vec![cart(), meshed("a-2", "a", 2, &json!({}), &["10.0.0.1"])], &["shop/a 10.0.0.1"]),
+        ("the newest in whatever order", vec![meshed("z-2", "z", 0, &json!({}), &["10.0.0.1"]), cart()], one),
         ("the newest has no sidecar", vec![cart(), plain(2)], nobody),
         ("an older one has none", vec![cart(), plain(0)], one),
         (
@@ -112,7 +115,7 @@ fn which_addresses_are_whose() {
 
 /// What a pod with these annotations asks in a namespace with these: the mode, ports that differ, and notes.
 fn asked(of_pod: &Value, of_namespace: &Value, default: MtlsMode) -> (String, Vec<String>) {
-    let pod = pod(("shop", "cart-1"), "cart", 1, &meshed(of_pod), &[]);
+    let pod = with_sidecar(pod(("shop", "cart-1"), "cart", 1, of_pod, &[]), "80,443");
     let options = Options { mtls: default, ..mesh_options() };
     let translation = translate(&objects([namespace("shop", of_namespace), pod]), &options);
     assert_eq!(translation.inbound.len(), 1, "it has no address yet, and its sidecar asks already");
@@ -153,8 +156,10 @@ fn what_is_asked_of_callers() {
         (&ports("permissive", "strict"), &none, Permissive, "Strict", "`strict` does not begin"),
         (&ports("strict", "http=permissive"), &none, Permissive, "Strict", "so it is passed over"),
         (&ports("permissive", ","), &none, Permissive, "Permissive", no),
-        (&json!({"isthmus.dev/exclude-inbound-ports": "80,http"}), &none, Permissive, "Permissive", "`http` is no port"),
     ] {
+        let mut of_pod = of_pod.clone();
+        of_pod["isthmus.dev/exclude-inbound-ports"] = json!("443, 80,80,");
+        let of_pod = &of_pod;
         let (found, told) = asked(of_pod, of_namespace, default);
         assert_eq!((found.as_str(), told.len()), (expected, usize::from(!notes.is_empty())), "{of_pod} {of_namespace} {told:?}");
         assert!(told.iter().all(|note| note.contains(notes)), "{told:?}");
@@ -162,17 +167,36 @@ fn what_is_asked_of_callers() {
 }
 
 #[test]
-fn without_a_mesh_or_its_authority_nobody_is_in_it() {
+fn without_a_mesh_nobody_is_in_it_and_without_its_authority_nobody_leaves() {
     let list = || objects([at("cart-1", "cart", "10.0.0.1"), service("front", 80)]);
     let none = translate(&list(), &options());
     assert!(none.snapshot.mesh.is_none() && none.snapshot.workloads.is_empty() && none.inbound.is_empty());
-    let unknown = translate(&list(), &Options { authority: None, ..mesh_options() });
-    assert!(unknown.snapshot.mesh.is_none() && unknown.snapshot.workloads.is_empty());
-    assert_eq!(unknown.inbound.len(), 1, "what is asked needs no authority");
     let known = translate(&list(), &mesh_options());
+    let unknown = translate(&list(), &Options { authority: None, ..mesh_options() });
+    assert_eq!((unknown.snapshot.workloads.len(), unknown.inbound.len()), (1, 1), "they are not to be called in cleartext");
+    assert_eq!(*unknown.snapshot, isthmus_routing::Snapshot { mesh: None, ..(*known.snapshot).clone() });
     assert_eq!(known.snapshot.mesh, mesh_options().authority);
     let without = translate(&list(), &Options { mesh: false, ..mesh_options() });
     assert_eq!(without.snapshot, none.snapshot, "an authority alone makes no mesh");
+}
+
+#[test]
+fn ports_that_are_excluded_too_late_are_told() {
+    for (made, annotated, told) in [
+        ("", None, None),
+        ("", Some(""), None),
+        ("80,443", Some("443, 80,"), None),
+        ("", Some("80"), Some("`80` has no effect on a pod that is there, whose sidecar leaves alone no port;")),
+        ("80,443", Some("80"), Some("`80` has no effect on a pod that is there, whose sidecar leaves alone 80,443;")),
+        ("80", Some("80,http"), Some("`80,http` has no effect")),
+        ("80", None, Some("`` has no effect on a pod that is there, whose sidecar leaves alone 80;")),
+    ] {
+        let annotations = annotated.map_or(json!({}), |ports| json!({"isthmus.dev/exclude-inbound-ports": ports}));
+        let pod = with_sidecar(pod(("shop", "cart-1"), "cart", 1, &annotations, &[]), made);
+        let notes: Vec<_> = translate(&objects([pod]), &mesh_options()).notes.into_values().flatten().collect();
+        assert_eq!(notes.len(), usize::from(told.is_some()), "{made} {annotated:?}: {notes:?}");
+        assert!(notes.iter().all(|note| note.contains(told.unwrap())), "{notes:?}");
+    }
 }
 
 /// A little of everything that pods are behind of.
@@ -213,7 +237,7 @@ fn a_pod_changes_nothing_but_what_it_is() {
         ("nothing", vec![], &[][..]),
         ("one more", vec![at("web-2", "web", "10.0.0.4")], &["ServiceAccount/shop/web"]),
         ("one without a sidecar", vec![pod(("shop", "p"), "p", 1, &json!({}), &["10.0.0.4"])], &[]),
-        ("one that asks for more", vec![pod(("shop", "web-1"), "web", 1, &meshed(&strict), &["10.0.0.3"])], &[]),
+        ("one that asks for more", vec![meshed("web-1", "web", 1, &strict, &["10.0.0.3"])], &[]),
         ("another address", vec![at("web-1", "web", "10.0.0.9")], &["ServiceAccount/shop/web"]),
         ("another account", vec![at("web-1", "cart", "10.0.0.3")], &["ServiceAccount/shop/cart", "-ServiceAccount/shop/web"]),
         ("its end", vec![but(at("web-1", "web", "10.0.0.3"), "/status/phase", json!("Failed"))], &["-ServiceAccount/shop/web"]),
@@ -222,14 +246,17 @@ fn a_pod_changes_nothing_but_what_it_is() {
     }
 }
 
-/// What `Service/shop/front`'s policy says where its pods have these annotations: its conditions, and how the message of the third goes on.
-fn refused(of_first: &Value, of_second: &Value, validation: &Value) -> Vec<String> {
+/// What `Service/shop/front`'s policy says where this becomes of its two pods: its conditions, and how the message of the third goes on.
+fn refused(first: &Value, second: &Value, validation: &Value) -> Vec<String> {
     let metadata = json!({"generation": 4});
     let spec = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "front"}], "validation": validation});
     let mut list = world();
     list.push(object("gateway.networking.k8s.io/v1", "BackendTLSPolicy", "shop", "p", metadata, spec));
-    for (name, address, annotations) in [("front-1", "10.0.0.1", of_first), ("front-2", "10.0.0.2", of_second)] {
-        list.push(pod(("shop", name), "front", 1, annotations, &[address]));
+    for (name, address, of) in [("front-1", "10.0.0.1", first), ("front-2", "10.0.0.2", second)] {
+        let mut pod = of.clone();
+        pod["metadata"]["name"] = json!(name);
+        pod["status"]["podIPs"] = json!([{"ip": address}]);
+        list.push(pod);
     }
     let translation: Translation = translate(&objects(list), &mesh_options());
     let policies: BTreeMap<_, _> = translation.statuses.backend_tls_policies;
@@ -248,19 +275,20 @@ fn refused(of_first: &Value, of_second: &Value, validation: &Value) -> Vec<Strin
 
 #[test]
 fn a_policy_that_strict_pods_refuse_says_so() {
-    let strict = meshed(&json!({"isthmus.dev/mtls": "strict"}));
-    let (permissive, plain) = (meshed(&json!({})), json!({}));
+    let with = |annotations: &Value| meshed("", "front", 1, annotations, &[]);
+    let strict = with(&json!({"isthmus.dev/mtls": "strict"}));
+    let (permissive, plain) = (with(&json!({})), pod(("shop", ""), "front", 1, &json!({}), &[]));
+    let ports = |ports: &str| with(&json!({"isthmus.dev/mtls": "strict", "isthmus.dev/mtls-ports": ports}));
     let system = json!({"hostname": "front.example.com", "wellKnownCACertificates": "System"});
-    let with = |key: &str, value: &str| meshed(&json!({"isthmus.dev/mtls": "strict", key: value}));
     for (first, second, expected) in [
         (&permissive, &permissive, None),
         (&plain, &plain, None),
         (&strict, &permissive, Some("port 80 of Service shop/front leads to port 8080 of Pod shop/front-1;")),
         (&plain, &strict, Some("port 80 of Service shop/front leads to port 8080 of Pod shop/front-2;")),
         (&strict, &strict, Some("port 80 of Service shop/front leads to port 8080 of Pod shop/front-1 and 1 more;")),
-        (&with("isthmus.dev/mtls-ports", "8080=permissive"), &permissive, None),
-        (&with("isthmus.dev/mtls-ports", "80=permissive"), &permissive, Some("of Pod shop/front-1;")),
-        (&with("isthmus.dev/exclude-inbound-ports", "8080"), &permissive, None),
+        (&ports("8080=permissive"), &permissive, None),
+        (&ports("80=permissive"), &permissive, Some("of Pod shop/front-1;")),
+        (&with_sidecar(strict.clone(), "8080"), &permissive, None),
     ] {
         let conditions = refused(first, second, &system);
         let (common, own) = conditions.split_at(2);

@@ -240,6 +240,6 @@ fn call(town: &Town, shown: Option<&Certificate>, called: Name) -> Result<String
     socket.set_read_timeout(Some(SOON)).map_err(|error| text(&error))?;
     let name = identity(called.as_str()).dns_name(&TrustDomain::default()).try_into().map_err(|error| text(&error))?;
     let connection = ClientConnection::new(client(shown, &town.authority), name).map_err(|error| text(&error))?;
-    let outcome = client::get_on(StreamOwned::new(connection, socket), "/");
+    let outcome = client::get_on(&mut StreamOwned::new(connection, socket), "/");
     outcome.pod().map(str::to_owned).ok_or_else(|| outcome.to_string())
 }

@@ -73,7 +73,7 @@ pub(super) fn get(net: &Net, uid: u32, to: SocketAddr, path: &str, headers: &[(&
 }
 
 /// The same on a connection that is there.
-pub(super) fn get_on(stream: impl io::Read + io::Write, path: &str) -> Outcome {
+pub(super) fn get_on(stream: &mut (impl io::Read + io::Write), path: &str) -> Outcome {
     let start = Instant::now();
     let came = exchange(stream, path, &[]).map_or_else(ended, |text| read(&text));
     Outcome { came, took: start.elapsed() }
@@ -86,12 +86,12 @@ fn ended(error: io::Error) -> Came {
     }
 }
 
-fn ask(stream: std::net::TcpStream, path: &str, headers: &[(&str, &str)]) -> io::Result<String> {
+fn ask(mut stream: std::net::TcpStream, path: &str, headers: &[(&str, &str)]) -> io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    exchange(stream, path, headers)
+    exchange(&mut stream, path, headers)
 }
 
-fn exchange(mut stream: impl io::Read + io::Write, path: &str, headers: &[(&str, &str)]) -> io::Result<String> {
+fn exchange(stream: &mut (impl io::Read + io::Write), path: &str, headers: &[(&str, &str)]) -> io::Result<String> {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: whatever\r\nconnection: close\r\n{headers}\r\n")?;
     let mut text = Vec::new();

@@ -15,9 +15,9 @@ const V4: Version = Version::V4;
 const LATER: Duration = Duration::from_millis(300);
 /// What a call waits at most, and what a busy machine adds.
 const WAIT: Duration = Duration::from_millis(1000);
-const SLOWNESS: Duration = Duration::from_millis(400);
+const SLOWNESS: Duration = Duration::from_millis(600);
 /// Until a call fails that waits for nothing.
-const AT_ONCE: Duration = Duration::from_millis(250);
+const AT_ONCE: Duration = Duration::from_millis(500);
 
 pub(super) fn run(town: &mut Town) -> Faults {
     let mut faults = Faults::new();
@@ -74,5 +74,28 @@ pub(super) fn alone(town: &mut Town) -> Faults {
     faults.extend(never(town));
     let unready = Name::CAPTURED.into_iter().filter(|name| !town.is_ready(*name));
     faults.extend(unready.map(|name| format!("{name:?} is not ready any more")));
+    faults
+}
+
+/// Nothing goes past a sidecar that is not there: neither in nor out, and nobody waits for it.
+pub(super) fn without_sidecar(town: &mut Town) -> Faults {
+    let mut faults = Faults::new();
+    town.end_sidecar(Name::Cart);
+    for (from, to) in [
+        (Name::Cart, Name::Plain.at(V4, HTTP)),
+        (Name::Cart, Name::Web.service(Version::V6, 80)),
+        (Name::Plain, Name::Cart.at(Version::V6, HTTP)),
+        (Name::Web, Name::Cart.at(V4, HTTP)),
+        (Name::Web, Name::Cart.service(V4, 80)),
+    ] {
+        let outcome = town.get(from, to, "/");
+        let is_refused = outcome.is_nothing() || outcome.code() == Some(503);
+        if !is_refused || outcome.took > WAIT {
+            faults.push(format!("{from:?} to {to}: {outcome}"));
+        }
+    }
+    // What a pod says to itself is not the sidecar's.
+    let outcome = town.get(Name::Cart, Name::Cart.at(V4, HTTP), "/");
+    faults.extend((outcome.pod() != Some("cart")).then(|| format!("to itself: {outcome}")));
     faults
 }

@@ -6,7 +6,7 @@ use super::Faults;
 use super::apps::HTTP;
 use super::town::{LOOPS, Name, ROUTES, Town, Version, cluster};
 
-const QUICKLY: Duration = Duration::from_secs(1);
+const QUICKLY: Duration = Duration::from_millis(1500);
 
 /// What comes of a call.
 #[derive(Debug, Clone, Copy)]

@@ -48,7 +48,7 @@ const PORTS: [(From, u16, End); 12] = [
     (PLAIN, ADMIN, End::Page),
 ];
 
-const QUICKLY: Duration = Duration::from_secs(1);
+const QUICKLY: Duration = Duration::from_millis(1500);
 
 pub(super) fn run(town: &mut Town) -> Faults {
     let mut faults = Faults::new();

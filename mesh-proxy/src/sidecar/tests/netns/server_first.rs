@@ -11,8 +11,8 @@ use super::client::greeted;
 use super::net::APPLICATION;
 use super::town::{Name, Town, UNNAMED, Version};
 
-/// How often each is measured; the quickest counts, since the machine may be busy.
-const TIMES: usize = 10;
+/// How often each is measured. The quickest counts, since the machine may be busy, and when it is quick enough, that is enough.
+const TIMES: std::ops::RangeInclusive<usize> = 5..=50;
 /// Nobody waits for anything.
 const NO_WAIT: Duration = Duration::from_millis(25);
 /// The caller's sidecar waits for 10 ms whether it is HTTP, since nothing says what it is.
@@ -23,7 +23,7 @@ const STRANGER_WAIT: (Duration, Duration) = (Duration::from_millis(45), Duration
 pub(super) fn run(town: &mut Town) -> Faults {
     let mut faults = Faults::new();
     let v4 = Version::V4;
-    let direct = match quickest(town, Name::Rogue, Name::Plain.at(v4, GREETING), Name::Plain) {
+    let direct = match quickest(town, Name::Rogue, Name::Plain.at(v4, GREETING), Name::Plain, NO_WAIT) {
         Ok(took) => took,
         Err(fault) => return vec![format!("direct: {fault}")],
     };
@@ -41,7 +41,7 @@ pub(super) fn run(town: &mut Town) -> Faults {
             cases.push(("from a pod without a sidecar", Name::Plain, Name::Cart.at(v4, GREETING), Name::Cart, STRANGER_WAIT));
         }
         for (what, from, to, by, (least, most)) in cases {
-            let added = quickest(town, from, to, by).map(|took| took.saturating_sub(direct));
+            let added = quickest(town, from, to, by, direct + most).map(|took| took.saturating_sub(direct));
             eprintln!("  {mode:?}, {what}: {added:.1?} beside {direct:.1?}");
             match added {
                 Ok(added) if (least..most).contains(&added) => {}
@@ -53,7 +53,13 @@ pub(super) fn run(town: &mut Town) -> Faults {
     faults
 }
 
-fn quickest(town: &Town, from: Name, to: SocketAddr, by: Name) -> Result<Duration, String> {
-    let all = (0..TIMES).map(|_| greeted(town.net(from), APPLICATION, to, by.as_str())).collect::<Result<Vec<_>, _>>()?;
-    all.into_iter().min().ok_or_else(|| "it was not tried".to_owned())
+fn quickest(town: &Town, from: Name, to: SocketAddr, by: Name, enough: Duration) -> Result<Duration, String> {
+    let mut quickest = Duration::MAX;
+    for time in 1..=*TIMES.end() {
+        quickest = quickest.min(greeted(town.net(from), APPLICATION, to, by.as_str())?);
+        if TIMES.contains(&time) && quickest < enough {
+            break;
+        }
+    }
+    Ok(quickest)
 }

@@ -127,7 +127,8 @@ impl Town {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let inside = runtime.enter();
         let bridge = Net::new();
-        bridge.ip(&["link", "add", "bridge", "type", "bridge"]);
+        // With an address of its own: else it has the least of its ports', and another one when the next pod comes.
+        bridge.ip(&["link", "add", "bridge", "address", "02:00:00:00:00:01", "type", "bridge"]);
         bridge.ip(&["link", "set", "bridge", "up"]);
         CONTROLLER.iter().for_each(|address| bridge.address("bridge", *address));
         let authority = authority();
@@ -186,6 +187,14 @@ impl Town {
     /// The controller goes, and does not come back.
     pub(super) fn lose_controller(&mut self) {
         self.bed.server = None;
+    }
+
+    /// As if it were killed: its rules stay.
+    pub(super) fn end_sidecar(&mut self, name: Name) {
+        let sidecar = self.pods.get_mut(&name).and_then(|pod| pod.sidecar.take());
+        let (end, thread) = sidecar.expect("it has one");
+        drop(end);
+        thread.join().unwrap();
     }
 
     /// One request of an application there.
