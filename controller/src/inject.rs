@@ -6,6 +6,7 @@
 
 mod bundle;
 mod flags;
+mod peers;
 mod review;
 mod serve;
 #[cfg(test)]
@@ -57,9 +58,9 @@ pub(crate) async fn run(
     metrics: Arc<Metrics>,
 ) {
     let (version, kubernetes) = watch::channel(None);
-    let webhook = review::Webhook::new(settings.sidecar, material.clone(), kubernetes, metrics);
+    let webhook = review::Webhook::new(settings.sidecar, material.clone(), kubernetes, Arc::clone(&metrics));
     tokio::join!(
-        serve::run(settings.listener, material.clone(), webhook.router()),
+        serve::run(settings.listener, material.clone(), webhook.router(), &metrics),
         bundle::keep(client.clone(), configuration(&namespace), material, role),
         follow_version(client, version),
     );

@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     authority_ends: IntGauge,
     authority_lacking: IntGauge,
     injections: IntCounterVec,
+    webhook_cut: IntCounter,
 }
 
 /// What becomes of a pod that the webhook is asked about.
@@ -107,6 +108,10 @@ impl Metrics {
                 Opts::new("isthmus_controller_injections_total", "Pods that the webhook was asked about"),
                 &["result"],
             )?,
+            webhook_cut: IntCounter::new(
+                "isthmus_controller_webhook_connections_cut_total",
+                "Connections to the webhook that were cut because their address had its share",
+            )?,
         };
         metrics.registry.register(Box::new(metrics.translation.clone()))?;
         metrics.registry.register(Box::new(metrics.publications.clone()))?;
@@ -118,6 +123,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.authority_ends.clone()))?;
         metrics.registry.register(Box::new(metrics.authority_lacking.clone()))?;
         metrics.registry.register(Box::new(metrics.injections.clone()))?;
+        metrics.registry.register(Box::new(metrics.webhook_cut.clone()))?;
         metrics.registry.register(Box::new(metrics.waiting.clone()))?;
         metrics.registry.register(Box::new(metrics.sidecars.clone()))?;
         metrics.registry.register(Box::new(metrics.sidecars_waiting.clone()))?;
@@ -217,6 +223,11 @@ impl Metrics {
         self.injections.with_label_values(&[result]).inc();
     }
 
+    /// A connection to the webhook was cut, because its address had its share.
+    pub(crate) fn webhook_cut(&self) {
+        self.webhook_cut.inc();
+    }
+
     /// When the authority of the mesh ends, in seconds since 1970.
     pub(crate) fn authority_ends(&self, seconds: u64) {
         self.authority_ends.set(i64::try_from(seconds).unwrap_or(i64::MAX));
@@ -259,6 +270,7 @@ mod tests {
             "isthmus_controller_mesh_authority_end_timestamp_seconds 1800000000",
             "isthmus_controller_mesh_authority_lacking 1",
             "isthmus_controller_injections_total{result=\"refused\"} 1",
+            "isthmus_controller_webhook_connections_cut_total 0",
         ] {
             assert!(text.contains(line), "no `{line}` in:\n{text}");
         }

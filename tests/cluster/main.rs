@@ -29,6 +29,7 @@ mod stage;
 mod status;
 mod streams;
 mod traffic;
+mod x_mesh;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,7 @@ const TESTS: &[Test] = &[
     test!(With::Others, mesh::a_strict_workload_takes_calls_of_the_mesh_only),
     test!(With::Others, mesh::probes_ask_the_application),
     test!(With::Others, mesh::a_rollout_of_a_meshed_workload_loses_nothing),
+    test!(With::Others, x_mesh::a_mesh_is_accepted_and_says_what_it_can),
     test!(With::Others, models::a_newer_proxy_loses_nothing),
     test!(With::Nobody, rights::of_the_chart_suffice_and_a_proxy_has_none),
     test!(With::Nobody, models::an_older_proxy_loses_nothing),

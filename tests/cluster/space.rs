@@ -169,6 +169,8 @@ pub(crate) fn resource(kind: &str) -> ApiResource {
         "Gateway" | "GatewayClass" | "HTTPRoute" | "TCPRoute" | "UDPRoute" | "ListenerSet" | "ReferenceGrant"
         | "BackendTLSPolicy" => ("gateway.networking.k8s.io", "v1"),
         "GatewayParameters" => ("isthmus.dev", "v1alpha1"),
+        "XMesh" => ("gateway.networking.x-k8s.io", "v1alpha1"),
+        "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1"),
         "Deployment" => ("apps", "v1"),
         "Job" => ("batch", "v1"),
         _ => ("", "v1"),
@@ -176,6 +178,7 @@ pub(crate) fn resource(kind: &str) -> ApiResource {
     let lower = kind.to_lowercase();
     let plural = match kind {
         "GatewayClass" => "gatewayclasses".to_owned(),
+        "XMesh" => "xmeshes".to_owned(),
         "GatewayParameters" | "Endpoints" => lower,
         "BackendTLSPolicy" => "backendtlspolicies".to_owned(),
         _ => format!("{lower}s"),

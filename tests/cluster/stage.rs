@@ -15,8 +15,8 @@ use serde_json::json;
 use crate::fault::{Fault, Outcome, ensure};
 use crate::space::{self, Space};
 
-/// On every namespace and class of these tests.
-const LABEL: &str = "isthmus.dev/tests";
+/// On every namespace and class of these tests, and whatever else of theirs is in no namespace.
+pub(crate) const LABEL: &str = "isthmus.dev/tests";
 /// The controller's namespace.
 pub(crate) const SYSTEM: &str = "isthmus-system";
 /// Namespaces older than this were left by a run that was killed.

@@ -2,7 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::fault::Fault;
-use crate::{conformance, process, workspace};
+use crate::{conformance, go, process, workspace};
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Arguments {
@@ -35,6 +35,8 @@ pub(crate) fn on(cluster: &Cluster, arguments: &Arguments) -> Result<(), Fault> 
     process::run(&mut workspace::cargo(&["build", "--workspace", "--bin", "isthmus", "--quiet"]))?;
     let mut tests = workspace::cargo(&["test", "--workspace", "--quiet", "--test", "cluster", "--"]);
     tests.env("ISTHMUS_CLUSTER_KUBECONFIG", cluster.kubeconfig());
+    // One installs a CRD that is not of the standard channel.
+    tests.env("ISTHMUS_UPSTREAM", go::upstream()?);
     if arguments.calm {
         tests.arg("--calm");
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -15,7 +15,9 @@ use isthmus_inject::{KubernetesVersion, Outcome, enabled_namespace, inject, patc
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
+use super::peers::Reviews;
 use crate::authority::Material;
 use crate::metrics::{Injection, Metrics};
 
@@ -25,6 +27,8 @@ const LARGEST: usize = 4 << 20;
 const AT_A_TIME: usize = 32;
 /// How long the API server waits for an answer (the chart's `timeoutSeconds`): after that nobody wants it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a body may take from when it is read. The API server sends all of it at once.
+pub(super) const BODY: Duration = Duration::from_secs(2);
 
 /// Answers reviews.
 pub(super) struct Webhook {
@@ -140,14 +144,15 @@ impl Request {
     }
 }
 
-async fn answer(State(webhook): State<Arc<Webhook>>, body: Body) -> Response {
+async fn answer(State(webhook): State<Arc<Webhook>>, Extension(reviews): Extension<Reviews>, body: Body) -> Response {
     let read = async {
-        // It is never closed.
+        // An address that has its share waits for itself before it waits with the others. Neither is ever closed.
+        let _share = reviews.one().await;
         let _permit = webhook.room.acquire().await;
-        let body = axum::body::to_bytes(body, LARGEST).await.map_err(|error| error.to_string())?;
-        webhook.review(&body).map_err(|error| error.to_string())
+        let body = timeout(BODY, axum::body::to_bytes(body, LARGEST)).await?;
+        Ok(body.map_err(|error| error.to_string()).and_then(|body| webhook.review(&body).map_err(|error| error.to_string())))
     };
-    match tokio::time::timeout(PATIENCE, read).await {
+    match timeout(PATIENCE, read).await.and_then(|read| read) {
         Ok(Ok(review)) => ([(header::CONTENT_TYPE, "application/json")], review.to_string()).into_response(),
         Ok(Err(error)) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
         Err(_) => (StatusCode::REQUEST_TIMEOUT, "the review did not come in time\n").into_response(),

@@ -1,5 +1,7 @@
+mod crowd;
+
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 
 use base64::Engine;
@@ -10,10 +12,12 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::authority::plan;
@@ -147,8 +151,14 @@ async fn start(cluster: &Cluster, role: Role) -> Running {
     Running { address, material, role, metrics, task: tokio::spawn(running) }
 }
 
-/// Asks as the API server does: by the Service's name, over TLS that trusts only `bundle`.
-async fn post(address: SocketAddr, bundle: &str, path: &str, body: &str) -> std::io::Result<(u16, Value)> {
+async fn connect(source: IpAddr, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    socket.connect(address).await
+}
+
+/// Connects as the API server does: by the Service's name, over TLS that trusts only `bundle`.
+async fn connect_tls(source: IpAddr, address: SocketAddr, bundle: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
         roots.add(certificate.unwrap()).unwrap();
@@ -159,7 +169,12 @@ async fn post(address: SocketAddr, bundle: &str, path: &str, body: &str) -> std:
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from(server_name(NAMESPACE)).unwrap();
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, tokio::net::TcpStream::connect(address).await?).await?;
+    TlsConnector::from(Arc::new(config)).connect(name, connect(source, address).await?).await
+}
+
+/// Asks from an address of its own.
+async fn post(address: SocketAddr, bundle: &str, path: &str, body: &str) -> std::io::Result<(u16, Value)> {
+    let mut stream = connect_tls(Ipv4Addr::LOCALHOST.into(), address, bundle).await?;
     let length = body.len();
     let request = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).await?;

@@ -237,7 +237,10 @@ mod tests {
         withheld.set(true, start);
         assert_eq!((withheld.is_so(), withheld.due(), withheld.told), (true, Some(start + WAIT), false));
         withheld.set(true, start + WAIT / 2);
-        assert!(withheld.due() == Some(start + WAIT) && !withheld.ends(start + WAIT / 2), "what changes meanwhile prolongs nothing");
+        assert!(
+            withheld.due() == Some(start + WAIT) && !withheld.ends(start + WAIT / 2),
+            "what changes meanwhile prolongs nothing"
+        );
         assert!(withheld.ends(start + WAIT) && !withheld.ends(start + WAIT), "once");
         withheld.set(true, start + WAIT);
         assert_eq!((withheld.is_so(), withheld.due(), withheld.told), (false, None, true));

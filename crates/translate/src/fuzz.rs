@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::graph::listener::kinds;
-use crate::testing::{authority, base, bundle, edge, gateway_with, mesh_options, object, options, pod, route, secret, with_sidecar};
+use crate::testing::{
+    authority, base, bundle, edge, gateway_with, mesh_options, object, options, pod, route, secret, with_sidecar,
+};
 use crate::{MESH_CONTROLLER_NAME, Translation, translate};
 
 /// One change: which object, the way down into it, and what is put there (none: it is dropped).

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use isthmus_routing::{MtlsMode, Snapshot};
-use isthmus_tests::api_server::{Action, ApiServer, Bundle, Fault, Refusal, Select, Verb};
+use isthmus_tests::api_server::{ApiServer, Bundle, Select, Verb};
 use serde_json::{Value, json};
 
 use super::sidecar::{Sidecar, pod};
@@ -140,8 +140,7 @@ async fn sidecars_know_each_other_and_what_their_own_pods_ask_for() {
     let mode_is = |mode: MtlsMode| move |snapshot: &Snapshot| snapshot.inbound.as_ref().is_some_and(|asked| asked.mode == mode);
     sidecar.is_given("permissive", mode_is(MtlsMode::Permissive)).await;
     // What it asks may change while it runs, but not that it has a sidecar, and what that takes.
-    let edited =
-        json!({"isthmus.dev/mtls": "strict", "isthmus.dev/injected": null, "isthmus.dev/exclude-inbound-ports": "8080"});
+    let edited = json!({"isthmus.dev/mtls": "strict", "isthmus.dev/injected": null, "isthmus.dev/exclude-inbound-ports": "8080"});
     server.patch("Pod", "shop/client", json!({"metadata": {"annotations": edited}}));
     let given = sidecar.is_given("strict", mode_is(MtlsMode::Strict)).await;
     let own = given.workloads.values().find_map(|workloads| workloads.pods.get(&"10.244.9.1".parse::<IpAddr>().unwrap()));

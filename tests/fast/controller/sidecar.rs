@@ -126,7 +126,9 @@ fn authorities(server: &ApiServer) -> Option<Vec<u8>> {
 pub(super) fn pod(at: &str, address: &str, annotations: Value, ready: bool) -> Value {
     let (namespace, name) = at.split_once('/').unwrap();
     let mut metadata = json!({"namespace": namespace, "name": name, "annotations": {"isthmus.dev/injected": "0.1.0"}});
-    metadata["annotations"].as_object_mut().unwrap().extend(annotations.as_object().cloned().unwrap_or_default());
+    if let Value::Object(more) = annotations {
+        metadata["annotations"].as_object_mut().unwrap().extend(more);
+    }
     let ready = if ready { "True" } else { "False" };
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": metadata,

@@ -52,8 +52,7 @@ pub(super) fn serialize<S: Serializer>(sidecar: &Option<Sidecar>, serializer: S)
             args: Some(vec![format!("{EXCLUDE_INBOUND_PORTS}={ports}")]),
             ..InitContainer::default()
         });
-        let proxy =
-            InitContainer { name: PROXY.to_owned(), restart_policy: Some(ALWAYS.to_owned()), ..InitContainer::default() };
+        let proxy = InitContainer { name: PROXY.to_owned(), restart_policy: Some(ALWAYS.to_owned()), ..InitContainer::default() };
         redirect.into_iter().chain([proxy]).collect::<Vec<_>>()
     });
     containers.serialize(serializer)

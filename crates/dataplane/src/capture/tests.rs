@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::stream::reset;
 use bed::{Bed, OWN, POD, Setup, ask, front, hold, is_refused, key, parrot, read_to, route_nowhere, web};
 
 const CART: &str = "Service/shop/cart:80";
@@ -234,40 +235,29 @@ async fn with_the_controller_away_a_strict_workload_calls_nobody_who_may_be_new_
 
 #[tokio::test]
 async fn what_fills_one_side_leaves_the_other_alone_and_a_drain_waits_for_both() {
-    let mut snapshot = Snapshot { inbound: Some(std::sync::Arc::default()), ..Snapshot::default() };
-    hold(&mut snapshot, CART, CART_IP.into(), Spoken::Unknown, web("cart").await);
-    let (_workload, workload) = at(POD).await;
+    let snapshot = Snapshot { inbound: Some(std::sync::Arc::default()), ..Snapshot::default() };
+    let ((_workload, workload), (_stranger, stranger)) = tokio::join!(at(POD), at([127, 0, 0, 1]));
     for is_inbound_last in [true, false] {
         let limits = crate::Limits { captured: 1, ..crate::Limits::mesh() };
         let bed = Bed::with(Some(&snapshot), Setup { limits, ..Setup::default() }).await;
-        let mut inbound = bed.arrive(Some(workload)).await;
-        inbound.write_all(b"x").await.expect("is taken");
+        let inbound = bed.arrive(Some(workload)).await;
         bed.counted(&["stream_connections_active", r#"direction="inbound""#]).await;
         assert!(is_refused(&mut bed.arrive(Some(workload)).await).await, "one more is too many");
         bed.counted(&["connection_faults_total", r#"direction="inbound""#, r#"reason="limit""#]).await;
-        let mut outbound = bed.dial(Some((CART_IP, 80).into())).await;
-        ask(&mut outbound, "cart").await;
-        assert!(is_refused(&mut bed.dial(Some((CART_IP, 80).into())).await).await, "one more is too many");
+        let outbound = bed.dial(Some(stranger)).await;
+        bed.counted(&["stream_connections_active", r#"direction="outbound""#]).await;
+        assert!(is_refused(&mut bed.dial(Some(stranger)).await).await, "one more is too many");
         bed.counted(&["connection_faults_total", r#"direction="outbound",parent_kind="","#, r#"reason="limit""#]).await;
 
-        // A stream that is called, which does not end by itself as a connection of HTTP does.
-        drop(outbound);
-        let (_stranger, stranger) = at([127, 0, 0, 1]).await;
-        let outbound = tokio::time::timeout(Duration::from_secs(5), async {
-            loop {
-                let mut outbound = bed.dial(Some(stranger)).await;
-                if tokio::time::timeout(Duration::from_millis(50), is_refused(&mut outbound)).await.is_err() {
-                    return outbound;
-                }
-            }
-        });
-        let outbound = outbound.await.expect("there is room again");
         let (first, last) = if is_inbound_last { (outbound, inbound) } else { (inbound, outbound) };
         let drained = bed.dataplane.drain(Duration::ZERO, Duration::from_secs(20));
         tokio::pin!(drained);
+        // An end alone would wait for the other side's.
+        reset(&first);
         drop(first);
         let early = tokio::time::timeout(Duration::from_millis(300), drained.as_mut()).await;
         assert!(early.is_err(), "the last one is waited for, inbound: {is_inbound_last}");
+        reset(&last);
         drop(last);
         tokio::time::timeout(Duration::from_secs(5), drained).await.expect("and nothing else");
     }

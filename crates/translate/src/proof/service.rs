@@ -22,7 +22,7 @@ pub struct Audience {
 pub struct ServiceProof {
     /// The editions that every ready sidecar that calls the port serves or has served, and those that were there when nobody called it.
     pub routes: BTreeMap<RouteKey, Edition>,
-    /// Whether a ready sidecar that is connected calls it.
+    /// Whether a ready sidecar that is connected and counts calls it. One of another namespace than the routes' that is left out does not.
     pub is_called: bool,
     /// Those that have not acknowledged all of it yet, each with what is known of it.
     pub waiting: Vec<String>,
@@ -152,6 +152,7 @@ mod tests {
         let lacking =
             ServiceProof { lacking: BTreeMap::from([(key("shop"), "rules[1] on shop/a".to_owned())]), ..proven("shop", 7, true) };
         let noted = ServiceProof { left_out: vec!["shop/a (late)".to_owned()], ..proven("shop", 7, true) };
+        let refused = ServiceProof { left_out: vec!["bank/b (refused it: bad)".to_owned()], ..proven("shop", 7, false) };
         let lags = "isthmus.dev/Programmed=False/Pending not all sidecars that call shop/front";
         for (proofs, expected) in [
             (BTreeMap::new(), format!("{lags}:80 serve generation 7 yet: they are about to get it")),
@@ -175,6 +176,11 @@ mod tests {
             (
                 both(noted, proven("shop", 7, false)),
                 "isthmus.dev/Programmed=True/Programmed not counted: shop/a (late)".to_owned(),
+            ),
+            (
+                both(proven("shop", 7, false), refused),
+                "isthmus.dev/Programmed=True/NoSubscribers none of the sidecars that call it is counted: bank/b (refused it: bad)"
+                    .to_owned(),
             ),
             (
                 both(proven("shop", 7, false), proven("shop", 7, false)),

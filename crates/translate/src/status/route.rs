@@ -118,7 +118,11 @@ fn programmed_on_service(node: &RouteNode, parent: &ServiceParentNode, proofs: &
     match is_called {
         true if left_out.is_empty() => Verdict::yes("Programmed"),
         true => Verdict::yes("Programmed").with(format_args!("not counted: {}", left_out.join(", "))),
-        false => Verdict::yes("NoSubscribers").with("no sidecar that is connected calls it; the first that does gets it"),
+        false if left_out.is_empty() => {
+            Verdict::yes("NoSubscribers").with("no sidecar that is connected calls it; the first that does gets it")
+        }
+        false => Verdict::yes("NoSubscribers")
+            .with(format_args!("none of the sidecars that call it is counted: {}", left_out.join(", "))),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 mod apps;
+mod bytes;
 mod certificates;
 mod client;
 mod demand;
@@ -31,11 +32,12 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// A part of the test, by name.
 type Part = (&'static str, fn(&mut Town) -> Faults);
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     ("who reaches whom", reach::run),
     ("the sidecar's own ports", ports::run),
     ("loops", loops::run),
     ("a server that speaks first", server_first::run),
+    ("bytes and datagrams", bytes::run),
     ("HTTP by routes", http::routes),
     ("gRPC and WebSocket", http::others),
     ("headers that claim an identity", headers::run),

@@ -89,7 +89,7 @@ fn answer(pod: &str, peer: IpAddr, request: Request<Incoming>) -> Response<Body>
 
 async fn greet(pod: &str, mut socket: TcpStream) {
     if socket.write_all(pod.as_bytes()).await.is_ok() {
-        let mut bytes = [0; 64];
+        let mut bytes = vec![0; 16 * 1024];
         while let Ok(read @ 1..) = socket.read(&mut bytes).await {
             if socket.write_all(&bytes[..read]).await.is_err() {
                 break;

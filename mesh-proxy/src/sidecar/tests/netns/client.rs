@@ -68,18 +68,19 @@ impl fmt::Display for Outcome {
 /// One request over a connection of its own, by a process of this user.
 pub(super) fn get(net: &Net, uid: u32, to: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Outcome {
     let start = Instant::now();
-    let came = net.connect(uid, to).and_then(|stream| ask(stream, path, headers)).map_or_else(ended, |text| read(&text));
+    let came =
+        net.connect(uid, to).and_then(|stream| ask(stream, path, headers)).map_or_else(|error| ended(&error), |text| read(&text));
     Outcome { came, took: start.elapsed() }
 }
 
 /// The same on a connection that is there.
 pub(super) fn get_on(stream: &mut (impl io::Read + io::Write), path: &str) -> Outcome {
     let start = Instant::now();
-    let came = exchange(stream, path, &[]).map_or_else(ended, |text| read(&text));
+    let came = exchange(stream, path, &[]).map_or_else(|error| ended(&error), |text| read(&text));
     Outcome { came, took: start.elapsed() }
 }
 
-fn ended(error: io::Error) -> Came {
+fn ended(error: &io::Error) -> Came {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Came::Waiting,
         _ => Came::Nothing(error.to_string()),

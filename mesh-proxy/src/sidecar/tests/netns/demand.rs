@@ -48,6 +48,7 @@ fn never(town: &Town) -> Option<String> {
     (!is_503(&first) || !is_503(&next) || !is_quick).then(|| format!("one that never comes: {first}, then {next}"))
 }
 
+/// For the first 30 s: until then, what is known counts as all that there is, to strict workloads too.
 pub(super) fn alone(town: &mut Town) -> Faults {
     let mut faults = Faults::new();
     town.set_mode(MtlsMode::Strict);

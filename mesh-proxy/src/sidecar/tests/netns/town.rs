@@ -319,11 +319,17 @@ fn snapshot() -> Snapshot {
 
 /// One for the port 80 of the Service of the same name.
 fn routes() -> Value {
-    let rule = |path: &str, backends: Value, filters: Value| json!({"matches": {"http": [{"path": {"prefix": path}}]}, "backends": backends, "filters": filters});
+    let rule = |path: &str, backends: Value, filters: Value| {
+        let matches = json!({"http": [{"path": {"prefix": path}}]});
+        json!({"matches": matches, "backends": backends, "filters": filters})
+    };
     let to = |name: &str, weight: u32| json!({"weight": weight, "target": {"Backend": format!("Service/shop/{name}-v4:80")}});
     let invalid = || json!({"weight": 1, "target": "Invalid"});
     let set = json!([{"RequestHeaderModifier": {"set": [["x-route", "yes"]], "remove": ["x-gone"]}}]);
-    let call = |service: &str, backend: Value| json!({"matches": {"grpc": [{"method": {"service": {"exact": service}}}]}, "backends": [backend]});
+    let call = |service: &str, backend: Value| {
+        let matches = json!({"grpc": [{"method": {"service": {"exact": service}}}]});
+        json!({"matches": matches, "backends": [backend]})
+    };
     let http = |rules: Value| json!({"created": 0, "rules": rules});
     json!({
         "HTTPRoute/shop/split": http(json!([rule("/", json!([to("cart", 3), to("plain", 1)]), json!([]))])),
