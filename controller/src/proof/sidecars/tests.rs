@@ -56,9 +56,8 @@ impl World {
 
     /// Publishes the producer's route in this generation, and maybe that of consumers in `bank`.
     fn publish(&mut self, publication: u64, generation: i64, consumer: Option<i64>) {
-        let of = |namespace: &str, generation| {
-            BTreeMap::from([(route(namespace), Edition { uid: namespace.to_owned(), generation })])
-        };
+        let of =
+            |namespace: &str, generation| BTreeMap::from([(route(namespace), Edition { uid: namespace.to_owned(), generation })]);
         let mut audiences = BTreeMap::from([(audience(None), of("shop", generation))]);
         audiences.extend(consumer.map(|generation| (audience(Some("bank")), of("bank", generation))));
         self.prover.publish(publication, audiences);
@@ -170,10 +169,7 @@ fn laggards_are_left_out_after_a_while_and_refusals_are_not() {
     world.ack("shop/a", 2);
     world.connected.remove(&pod("shop/c"));
     let (proof, judgement) = world.judge();
-    assert_eq!(
-        (proof.waiting, judgement.until),
-        (vec!["shop/b".to_owned(), "shop/c".to_owned()], Some(world.now + PATIENCE))
-    );
+    assert_eq!((proof.waiting, judgement.until), (vec!["shop/b".to_owned(), "shop/c".to_owned()], Some(world.now + PATIENCE)));
     world.now += PATIENCE;
     let (proof, judgement) = world.judge();
     let expected = ["shop/b (has not acknowledged it for 10 s)", "shop/c (not connected to the controller)"];

@@ -49,7 +49,8 @@ impl Absence {
             tracing::warn!(
                 %address,
                 seconds,
-                "the controller is away, so it is not known who is at this address of the cluster; this workload is strict, and connections to such addresses are refused until the controller is back: see why it cannot be reached"
+                "the controller is away, so nobody knows who is at this address of the cluster now; this workload is strict, so it calls no \
+                 such address until the controller is back: the log says why it cannot be reached"
             );
         }
     }

@@ -186,7 +186,7 @@ async fn without_a_configuration_or_a_certificate_it_is_not_ready() {
     panic!("it is not ready");
 }
 
-/// Everybody here has an address of 127.0.0.0/8, and of the networks in it the pod's own counts as the cluster's.
+/// Somebody at a free port, who accepts nothing: the kernel does. Of the networks in 127.0.0.0/8 the pod's own is the cluster's.
 async fn at(address: [u8; 4]) -> (TcpListener, std::net::SocketAddr) {
     let listener = TcpListener::bind((std::net::Ipv4Addr::from(address), 0)).await.expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -221,7 +221,6 @@ async fn with_the_controller_away_a_strict_workload_calls_nobody_who_may_be_new_
         let mut client = bed.dial(Some(to)).await;
         let what = format!("{mode:?} {:?} {to}", since.map(|since| since.elapsed()));
         if is_taken {
-            // Nobody accepts, and the kernel does not wait for that: it is open.
             let ended = tokio::time::timeout(Duration::from_millis(100), is_refused(&mut client)).await;
             assert!(ended.is_err(), "{what}");
         } else {
