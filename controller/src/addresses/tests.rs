@@ -444,6 +444,15 @@ impl World {
         }
     }
 
+    /// Every Gateway has its Service, as it soon has: what it was given is known to nobody else before.
+    fn provide_services(&mut self) {
+        let lacks = |key: &&GatewayKey| !self.objects.services.contains_key(&provision::location(key));
+        let lacking: Vec<_> = self.infrastructure.keys().filter(lacks).map(|key| key.name.clone()).collect();
+        for name in lacking {
+            self.service(&name, &json!({"ipFamilies": ["IPv4"]}), &json!([]));
+        }
+    }
+
     /// Writes and reads until nothing changes any more.
     fn settle(&mut self) -> Assignment {
         for _ in 0..20 {
@@ -479,6 +488,7 @@ proptest! {
     fn what_is_settled_stays_whatever_others_do(changes in vec(changes(), 1..16), others in vec(changes(), 1..8)) {
         let mut world = World::default();
         changes.iter().for_each(|change| world.change(change));
+        world.provide_services();
         let settled = world.settle();
         // A new leader knows no more than what the Services say.
         world.before = Assignment::default();

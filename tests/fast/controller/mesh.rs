@@ -88,7 +88,11 @@ async fn routes_on_services_are_programmed_when_those_who_call_serve_them() {
     // One that is not ready is not asked.
     server.apply(pod("shop/client", "10.244.9.1", json!({}), false));
     assert!(programmed(server, "True").await.starts_with("NoSubscribers "));
+    // The time for which it is waited begins anew with what it has not answered then.
+    sidecar.answers(true);
     server.apply(pod("shop/client", "10.244.9.1", json!({}), true));
+    becomes(&stage, "HTTPRoute", "shop/canary", PROGRAMMED).await;
+    sidecar.answers(false);
     edit(server, 3);
     programmed(server, "False").await;
     sidecar.answers(true);
@@ -118,6 +122,8 @@ async fn another_leader_says_the_same_of_those_who_come_over() {
     let sidecar = Sidecar::start(server, stage.controllers(), "shop/client", &[FRONT]).await;
     sidecar.is_given("what it calls", |snapshot| !snapshot.services.is_empty()).await;
     becomes(&stage, "HTTPRoute", "shop/canary", PROGRAMMED).await;
+    // Nothing else is on its way either.
+    stage.settled(Duration::from_secs(2), PATIENCE).await;
     let _two = stage.controller_with("b", "two", quick()).await;
     super::stage::is_reading(server, "b").await;
     server.forget_calls();

@@ -139,21 +139,21 @@ async fn a_gateway_has_an_identity_too_and_nobody_asks_without_a_mesh() {
 
 #[tokio::test]
 async fn it_is_renewed_at_half_of_its_life_before_it_ends() {
-    let (bed, asked) = bed(lives(Duration::from_secs(4))).await;
+    let (bed, asked) = bed(lives(Duration::from_secs(6))).await;
     let (files, mut shown) = wanting(&bed);
     let _running = files.run();
     let mut before = given(&mut shown).await;
-    for _ in 0..3 {
+    for _ in 0..2 {
         let start = tokio::time::Instant::now();
         tokio::time::timeout(SOON, shown.changed()).await.unwrap().unwrap();
         let now = shown.borrow_and_update().clone().expect("there is always one");
-        // Ends are whole seconds, so a life is one of 3 to 4 s.
+        // Ends are whole seconds, so a life is one of 5 to 6 s, and the machine may be busy.
         let after = start.elapsed().as_secs_f32();
-        assert!((1.4..2.9).contains(&after), "after {after} s");
+        assert!((2.4..4.9).contains(&after), "after {after} s");
         assert!(fits(&now) && now.key != before.key, "each has a key of its own");
         before = now;
     }
-    assert_eq!(asked.lock().unwrap().len(), 4);
+    assert_eq!(asked.lock().unwrap().len(), 3);
     let stored = std::fs::read_to_string(files.folder.path().join("certificate")).unwrap();
     assert!(stored.contains(&before.key.replace('\n', "\\n")), "the newest is stored");
 }
