@@ -177,8 +177,8 @@ async fn subscriptions_grow_while_commits_are_under_way() {
     running.rests.send_replace(false);
     let last = all(50);
     running.serves(&part(&last, "shop", &called)).await;
-    let seen = bed.serves_part(&sidecar, number).await;
-    assert_eq!(*seen.calls, services(&called));
+    // What it calls is told a moment after that.
+    bed.knows(&sidecar.pod, |seen| seen.acked == Some(number) && *seen.calls == services(&called)).await;
 
     // What is not called any more goes, and what nobody knows is no reason to send anything.
     sidecar.call(&["s1", "unknown"]);
