@@ -94,6 +94,8 @@ async fn sessions_go_by_the_weights_and_invalid_shares_are_dropped() {
     let (b, _answering) = endpoint("b").await;
     let bed = Bed::start("127.0.0.1", Limits::default(), &[(5, Some("a"), &[a]), (3, Some("b"), &[b]), (2, None, &[])]).await;
     let mut answers = std::collections::BTreeMap::new();
+    // Kept, so that none of them gets the port of another, whose session it would go on with.
+    let mut clients = Vec::new();
     for _ in 0..40 {
         let (client, invalid) = (bed.client("127.0.0.1").await, bed.count("invalid_backend"));
         client.say(b"who").await;
@@ -101,6 +103,7 @@ async fn sessions_go_by_the_weights_and_invalid_shares_are_dropped() {
             answer = client.hear(SHORT * 50) => *answers.entry(answer.expect("an answer")[0]).or_insert(0) += 1,
             () = bed.counted("invalid_backend", invalid + 1) => {}
         }
+        clients.push(client);
     }
     assert_eq!(answers, [(b'a', 20), (b'b', 12)].into());
     assert_eq!(bed.count("invalid_backend"), 8);
