@@ -60,8 +60,8 @@ impl Line {
         self.sender = None;
     }
 
-    /// Sends a request once. One that did not leave this process, because the other side had ended the connection in order, goes out on a
-    /// new connection: nobody has seen it.
+    /// Sends a request once. One that nobody has seen, because the other side had ended the connection in order, goes out on a new connection:
+    /// it did not leave this process, or the other side says that it was not looked at.
     pub(crate) async fn get(&mut self, path: &str) -> Outcome<Answer> {
         match tokio::time::timeout(PATIENCE, self.exchange(path)).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -86,6 +86,7 @@ impl Line {
             request = request.header("host", HOST);
         }
         let mut request = request.body(Empty::new())?;
+        let again = request.clone();
         loop {
             let kept = self.sender.take();
             // Only a connection that was used before may have ended in order by now.
@@ -107,10 +108,11 @@ impl Line {
                 }
                 Err(failed) => failed,
             };
-            match failed.take_message() {
-                Some(unsent) if !fresh => request = unsent,
-                _ => return Err(Fault::said(format!("{:?}", failed.into_error()))),
-            }
+            let (unsent, error) = (failed.take_message(), failed.into_error());
+            request = match unsent.or_else(|| is_unseen(&error).then(|| again.clone())) {
+                Some(unseen) if !fresh => unseen,
+                _ => return Err(Fault::said(format!("{error:?}"))),
+            };
         }
     }
 
@@ -131,6 +133,13 @@ impl Line {
             }
         })
     }
+}
+
+/// Whether the other side has ended a connection in order, and the request was later than the last that it takes on it (RFC 9113, 6.8): it was
+/// on its way, or still here, when that was said.
+fn is_unseen(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR))
 }
 
 type Sent = Result<http::Response<hyper::body::Incoming>, hyper::client::conn::TrySendError<Request<Empty<Bytes>>>>;
