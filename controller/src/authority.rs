@@ -42,19 +42,21 @@ pub struct Material {
 pub fn start(client: Client, namespace: String, role: watch::Receiver<Role>) -> watch::Receiver<Option<Arc<Material>>> {
     let (sender, receiver) = watch::channel(None);
     let names = vec![SERVER_NAME.to_owned(), crate::inject::server_name(&namespace)];
-    tokio::spawn(keep::run(Push { names }, client, namespace, role, sender));
+    tokio::spawn(keep::run(Push { names, last: None }, client, namespace, role, sender));
     receiver
 }
 
-/// What is malformed is made anew: nobody but us writes it, and proxies follow the bundle.
+/// What is gone or malformed is written as it was, because a sidecar has the CAs that its pod was given and no others: with another CA it
+/// would take no controller for one. Only what nobody remembers is made anew.
 struct Push {
     /// By which proxies know us, and the API server.
     names: Vec<String>,
+    last: Option<Content>,
 }
 
 impl Kept for Push {
     const SECRET: &'static str = SECRET;
-    const MALFORMED: &'static str = "the leader makes it anew";
+    const MALFORMED: &'static str = "the leader writes what it held before, or makes it anew";
     type Content = Content;
     type Material = Material;
 
@@ -67,15 +69,18 @@ impl Kept for Push {
     }
 
     fn material(&mut self, content: &Content) -> Material {
+        self.last = Some(content.clone());
         content.material()
     }
 
     fn plan(&self, held: Held<'_, Content>, now: UnixTime) -> Result<Option<Plan<Content>>, Malformed> {
-        let held = match held {
-            Held::Content(content) => Some(content),
-            Held::Nothing | Held::Malformed => None,
+        let (held, restored) = match held {
+            Held::Content(content) => (Some(content), None),
+            Held::Nothing => (self.last.as_ref(), Some("it was deleted, and holds again what it held")),
+            Held::Malformed => (self.last.as_ref(), Some("it was malformed, and holds again what it held")),
         };
-        Ok(Some(plan(held, &self.names, now)?))
+        let Plan { content, change } = plan(held, &self.names, now)?;
+        Ok(Some(Plan { content, change: change.or(restored) }))
     }
 }
 

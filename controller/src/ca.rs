@@ -11,7 +11,7 @@ mod sealed;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use isthmus_push::server::{Denied, Role, Sign};
@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 use self::content::Content;
 use self::issuer::Issuer;
 use crate::authority::keep::{self, Entries, Held, Kept};
-use crate::authority::{DAY, Malformed, Plan};
+use crate::authority::{DAY, Malformed, Plan, validity};
 use crate::metrics::{Issuance, Metrics};
 
 /// The Secret, in the controller's namespace.
@@ -33,6 +33,8 @@ pub const SECRET: &str = "isthmus-mesh-ca";
 
 /// How long the authority before goes on signing where a new one comes whose root was not trusted: proxies get the new roots meanwhile.
 const SETTLE: Duration = Duration::from_secs(30);
+/// How often the log says that a workload gets no certificate; the metric counts each.
+const COMPLAINTS: Duration = Duration::from_secs(30);
 /// How often it is told that the authority ends soon.
 const TELL: Duration = Duration::from_secs(3600);
 /// How long before, in seconds; or twice the lifetime of the certificates, if that is longer.
@@ -76,6 +78,8 @@ pub struct Authority {
     authorities: watch::Receiver<Option<Arc<Mesh>>>,
     lifetime: Duration,
     metrics: Arc<Metrics>,
+    /// When the log last said that nothing can be signed.
+    complained: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Authority {
@@ -89,15 +93,16 @@ impl Authority {
     ) -> Self {
         let domain = &settings.trust_domain;
         let (sender, held) = watch::channel(None);
-        tokio::spawn(keep::run(Workloads { domain: domain.clone(), last: None }, client, namespace, role, sender));
+        let workloads = Workloads { domain: domain.clone(), last: None, metrics: Arc::clone(&metrics) };
+        tokio::spawn(keep::run(workloads, client, namespace, role, sender));
         let (sign, signing) = watch::channel(None);
         let (trust, authorities) = watch::channel(None);
         tokio::spawn(follow(held, domain.clone(), settings.lifetime, sign, trust, Arc::clone(&metrics)));
-        Self { signing, authorities, lifetime: settings.lifetime, metrics }
+        Self { signing, authorities, lifetime: settings.lifetime, metrics, complained: Arc::default() }
     }
 
-    /// Whose certificates workloads take from each other: what `ca.crt` has. None until it was read or made; then it stays, whatever
-    /// happens to the Secret, until another one can be used.
+    /// Whose certificates workloads take from each other: what `ca.crt` has, the one below which certificates are given now first. None until
+    /// it was read or made; then it stays, whatever happens to the Secret, until another one can be used.
     pub fn authorities(&self) -> watch::Receiver<Option<Arc<Mesh>>> {
         self.authorities.clone()
     }
@@ -126,7 +131,12 @@ impl Authority {
         })?;
         let unavailable = |why: String| {
             self.metrics.issued(Issuance::Failed);
-            warn!(%identity, "no certificate can be issued now: {why}; see the Secret {SECRET} and docs/mesh-identity.md");
+            let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+            // A thousand sidecars may ask at once, and again and again.
+            if complained.is_none_or(|last| last.elapsed() >= COMPLAINTS) {
+                *complained = Some(Instant::now());
+                warn!(%identity, "no certificate can be issued now: {why}; see the Secret {SECRET} and docs/mesh-identity.md");
+            }
             Denied::Unavailable(why)
         };
         let issuing = self.signing.borrow().clone();
@@ -140,7 +150,7 @@ impl Authority {
     }
 }
 
-/// Publishes what the Secret holds: roots at once; what signs, when those who look at it know its roots.
+/// Publishes what the Secret holds: roots at once; what signs, when those who look at it know its roots. Then the roots' order says so.
 async fn follow(
     mut held: watch::Receiver<Option<Arc<Issuing>>>,
     domain: TrustDomain,
@@ -159,27 +169,31 @@ async fn follow(
                 }
                 let now = held.borrow_and_update().clone();
                 if let Some(issuing) = &now {
-                    trust.send_replace(Some(Arc::new(Mesh {
-                        trust_domain: domain.clone(),
-                        authorities: issuing.content.authorities(),
-                    })));
                     let before = sign.borrow().clone();
-                    due = before.is_some_and(|before| waits(&before, issuing)).then(|| Instant::now() + SETTLE);
-                    if due.is_none() {
-                        sign.send_replace(now);
-                    }
+                    let waiting = before.filter(|before| waits(before, issuing));
+                    due = waiting.is_some().then(|| Instant::now() + SETTLE);
+                    let signer = waiting.unwrap_or_else(|| Arc::clone(issuing));
+                    trust.send_replace(Some(trusted(&domain, issuing, &signer)));
+                    sign.send_replace(Some(signer));
                     tell = Instant::now();
                 }
             }
             () = sleep_until(due.unwrap_or(tell)), if due.is_some() => {
                 due = None;
-                sign.send_replace(held.borrow().clone());
+                let now = held.borrow().clone();
+                // First, because whoever sees the other order asks for a certificate.
+                sign.send_replace(now.clone());
+                if let Some(issuing) = &now {
+                    trust.send_replace(Some(trusted(&domain, issuing, issuing)));
+                }
             }
             () = sleep_until(tell), if held.borrow().is_some() => {
                 tell = Instant::now() + TELL;
                 if let Some(issuing) = &*held.borrow() {
-                    metrics.authority_ends(issuing.issuer.ends());
-                    if let Some(told) = end_told(issuing, lifetime, UnixTime::now()) {
+                    let now = UnixTime::now();
+                    let root = root_ends(issuing, now);
+                    metrics.authority_ends(issuing.issuer.ends(), root);
+                    for told in end_told(issuing, lifetime, now).into_iter().chain(root_told(issuing, root, now)) {
                         warn!("{told}");
                     }
                 }
@@ -187,6 +201,13 @@ async fn follow(
             () = trust.closed() => return,
         }
     }
+}
+
+/// Whose certificates workloads take: the roots of `issuing`, and that first which is above what `signer` signs, so that a proxy sees
+/// whether its certificate is of an authority that gives none any more.
+fn trusted(domain: &TrustDomain, issuing: &Issuing, signer: &Issuing) -> Arc<Mesh> {
+    let roots = signer.issuer.ordered(&issuing.content.roots, UnixTime::now());
+    Arc::new(Mesh { trust_domain: domain.clone(), authorities: roots.concat() })
 }
 
 /// Whether a new authority has to wait, because what it signs would not be taken by those who know only the roots before; and the one
@@ -203,7 +224,8 @@ fn waits(before: &Issuing, after: &Issuing) -> bool {
         (_, false) => {
             warn!(
                 "the root of the certificates that workloads have has left ca.crt of the Secret {SECRET}: until each has a new certificate, \
-                 they refuse each other. Put the former root back for a day if it is still to be trusted; docs/mesh-identity.md has the steps"
+                 for which it asks at once, they refuse each other. Put the former root back for a while if it is still to be trusted; \
+                 docs/mesh-identity.md has the steps"
             );
             false
         }
@@ -224,10 +246,29 @@ fn end_told(issuing: &Issuing, lifetime: Duration, now: UnixTime) -> Option<Stri
         .then(|| format!("the authority of the mesh ends in {days} days: whoever made the Secret {SECRET} has to renew it"))
 }
 
+/// When the root ends below which certificates are given, in seconds since 1970.
+fn root_ends(issuing: &Issuing, now: UnixTime) -> u64 {
+    let roots = issuing.issuer.ordered(&issuing.content.roots, now);
+    roots.first().and_then(|root| validity("ca.crt", root).ok()).map_or(0, |validity| validity.to)
+}
+
+/// What there is to be said of the root's end. Where it is our own, it is the authority too.
+fn root_told(issuing: &Issuing, ends: u64, now: UnixTime) -> Option<String> {
+    let left = ends.saturating_sub(now.as_secs());
+    (left < SOON && !issuing.content.is_own()).then(|| {
+        format!(
+            "the root of the mesh ends in {} days: put another one into ca.crt of the Secret {SECRET} beside it, and let that sign; \
+             docs/mesh-identity.md has the steps",
+            left / DAY
+        )
+    })
+}
+
 /// What a user has put there is theirs: it is never written over, and the last good one is used on.
 struct Workloads {
     domain: TrustDomain,
     last: Option<Issuing>,
+    metrics: Arc<Metrics>,
 }
 
 impl Workloads {
@@ -247,12 +288,12 @@ impl Kept for Workloads {
     type Material = Issuing;
 
     fn read(&mut self, entries: &Entries, now: UnixTime) -> Result<Issuing, Malformed> {
-        let content = Content::read(entries)?;
-        let same = self.last.as_ref().filter(|last| *last.content == content);
-        match same {
-            Some(last) => Ok(last.clone()),
-            None => self.issuing(content, now),
-        }
+        let read = Content::read(entries).and_then(|content| match &self.last {
+            Some(last) if *last.content == content => Ok(last.clone()),
+            _ => self.issuing(content, now),
+        });
+        self.metrics.authority_unusable(read.is_err());
+        read
     }
 
     fn entries(issuing: &Issuing) -> Entries {
@@ -273,6 +314,7 @@ impl Kept for Workloads {
                 (Some(last), Some("it was deleted, and holds again what it held"))
             }
             (Held::Nothing, Some(_)) => {
+                self.metrics.authority_unusable(true);
                 warn!(
                     "the Secret {SECRET} is gone, and was not made here: what it held is used on until this instance ends. Put it back; or \
                      restart the controller, which then makes a root of its own"

@@ -1,9 +1,11 @@
 //! What the controller counts.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use isthmus_api::{Kind, Objects};
+use isthmus_push::server::Counts;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -28,9 +30,14 @@ pub(crate) struct Metrics {
     standing: Mutex<Option<Instant>>,
     certificates: IntCounterVec,
     authority_ends: IntGauge,
+    root_ends: IntGauge,
+    authority_unusable: IntGauge,
     authority_lacking: IntGauge,
     injections: IntCounterVec,
     webhook_cut: IntCounter,
+    tokens: IntCounterVec,
+    /// What the push server counts, once there is one.
+    push: Mutex<Option<Arc<Counts>>>,
 }
 
 /// What becomes of a pod that the webhook is asked about.
@@ -100,6 +107,14 @@ impl Metrics {
                 "isthmus_controller_mesh_authority_end_timestamp_seconds",
                 "When the authority of the mesh ends, in seconds since 1970; 0 until it is known",
             )?,
+            root_ends: IntGauge::new(
+                "isthmus_controller_mesh_root_end_timestamp_seconds",
+                "When the root of the mesh ends below which certificates are given, in seconds since 1970; 0 until it is known",
+            )?,
+            authority_unusable: IntGauge::new(
+                "isthmus_controller_mesh_authority_unusable",
+                "1 while the Secret isthmus-mesh-ca cannot be used or is gone; the last good one is used on, if there was one",
+            )?,
             authority_lacking: IntGauge::new(
                 "isthmus_controller_mesh_authority_lacking",
                 "1 while there are pods with sidecars and the authority of the mesh is not known",
@@ -112,6 +127,14 @@ impl Metrics {
                 "isthmus_controller_webhook_connections_cut_total",
                 "Connections to the webhook that were cut because their address had its share",
             )?,
+            tokens: IntCounterVec::new(
+                Opts::new(
+                    "isthmus_controller_tokens_refused_total",
+                    "Tokens of proxies, or of who says to be one, that were not taken",
+                ),
+                &["result"],
+            )?,
+            push: Mutex::default(),
         };
         metrics.registry.register(Box::new(metrics.translation.clone()))?;
         metrics.registry.register(Box::new(metrics.publications.clone()))?;
@@ -121,9 +144,12 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.proxies.clone()))?;
         metrics.registry.register(Box::new(metrics.certificates.clone()))?;
         metrics.registry.register(Box::new(metrics.authority_ends.clone()))?;
+        metrics.registry.register(Box::new(metrics.root_ends.clone()))?;
+        metrics.registry.register(Box::new(metrics.authority_unusable.clone()))?;
         metrics.registry.register(Box::new(metrics.authority_lacking.clone()))?;
         metrics.registry.register(Box::new(metrics.injections.clone()))?;
         metrics.registry.register(Box::new(metrics.webhook_cut.clone()))?;
+        metrics.registry.register(Box::new(metrics.tokens.clone()))?;
         metrics.registry.register(Box::new(metrics.waiting.clone()))?;
         metrics.registry.register(Box::new(metrics.sidecars.clone()))?;
         metrics.registry.register(Box::new(metrics.sidecars_waiting.clone()))?;
@@ -138,7 +164,18 @@ impl Metrics {
     pub(crate) fn text(&self) -> prometheus::Result<String> {
         let standing = *self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         self.sidecars_lag.set(standing.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+        let push = self.push.lock().unwrap_or_else(PoisonError::into_inner);
+        for (result, count) in push.iter().flat_map(|counts| [("denied", &counts.denied), ("limited", &counts.limited)]) {
+            let told = self.tokens.with_label_values(&[result]);
+            told.inc_by(count.load(Ordering::Relaxed).saturating_sub(told.get()));
+        }
+        drop(push);
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// From now on the push server's counts are told, too.
+    pub(crate) fn serves(&self, counts: Arc<Counts>) {
+        *self.push.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
     }
 
     /// A translation took so long.
@@ -228,9 +265,15 @@ impl Metrics {
         self.webhook_cut.inc();
     }
 
-    /// When the authority of the mesh ends, in seconds since 1970.
-    pub(crate) fn authority_ends(&self, seconds: u64) {
-        self.authority_ends.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    /// When the authority of the mesh ends, and its root, in seconds since 1970.
+    pub(crate) fn authority_ends(&self, authority: u64, root: u64) {
+        self.authority_ends.set(i64::try_from(authority).unwrap_or(i64::MAX));
+        self.root_ends.set(i64::try_from(root).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the authority's Secret cannot be used now.
+    pub(crate) fn authority_unusable(&self, is_unusable: bool) {
+        self.authority_unusable.set(i64::from(is_unusable));
     }
 }
 
@@ -248,9 +291,15 @@ mod tests {
         metrics.proxies(3, 1);
         metrics.sidecars(5, 2, None);
         metrics.issued(Issuance::Issued);
-        metrics.authority_ends(1_800_000_000);
+        metrics.authority_ends(1_800_000_000, 1_900_000_000);
+        metrics.authority_unusable(true);
         metrics.lacks_authority(true);
         metrics.injection(Injection::Refused);
+        let counts = Arc::<Counts>::default();
+        metrics.serves(Arc::clone(&counts));
+        counts.limited.store(7, Ordering::Relaxed);
+        metrics.text().unwrap();
+        counts.limited.store(9, Ordering::Relaxed);
         let text = metrics.text().unwrap();
         for line in [
             "isthmus_controller_translation_seconds_count 1",
@@ -268,9 +317,13 @@ mod tests {
             "isthmus_controller_sidecars_lag_seconds 0",
             "isthmus_controller_mesh_certificates_total{result=\"issued\"} 1",
             "isthmus_controller_mesh_authority_end_timestamp_seconds 1800000000",
+            "isthmus_controller_mesh_root_end_timestamp_seconds 1900000000",
+            "isthmus_controller_mesh_authority_unusable 1",
             "isthmus_controller_mesh_authority_lacking 1",
             "isthmus_controller_injections_total{result=\"refused\"} 1",
             "isthmus_controller_webhook_connections_cut_total 0",
+            "isthmus_controller_tokens_refused_total{result=\"denied\"} 0",
+            "isthmus_controller_tokens_refused_total{result=\"limited\"} 9",
         ] {
             assert!(text.contains(line), "no `{line}` in:\n{text}");
         }

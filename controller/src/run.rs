@@ -208,6 +208,7 @@ async fn serve(
             limits: Limits::default(),
         },
     )?;
+    metrics.serves(server.counts());
     let options = Options {
         listen: Listen::Everywhere,
         proof: Some(std::collections::BTreeMap::new()),

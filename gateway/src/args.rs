@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use isthmus_dataplane::AccessLog;
+use isthmus_dataplane::process::parse_seconds;
 use isthmus_push::client;
 use isthmus_routing::Certificate;
 use isthmus_routing::snapshot::{ModelVersion, Models};
@@ -110,11 +111,6 @@ impl Args {
             limits: client::Limits::default(),
         }
     }
-}
-
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 fn parse_models(text: &str) -> Result<(u32, u32), String> {

@@ -8,17 +8,15 @@
 mod args;
 mod families;
 mod gateway;
-mod signals;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
+use isthmus_dataplane::process::{self, Signals};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::Args;
 use crate::gateway::Gateway;
-use crate::signals::Signals;
 
 /// A proxy allocates small things on every thread; the system's allocator makes the threads wait for each other.
 #[global_allocator]
@@ -33,36 +31,18 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("ISTHMUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
     let args = Args::parse();
-    let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(2, usize::from), usize::from);
-    // Each connection is a file. What the system allows at most is what a gateway wants; if even that is refused, the usual limit holds.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let runtime = match threads {
-        // A single worker has nobody to share with, so it need not pay for sharing.
-        1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        _ => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
-    };
-    let ended = match runtime {
-        Ok(runtime) => {
-            let ended = runtime.block_on(run(&args, threads));
-            // A lookup of an address may block for longer than anybody waits.
-            runtime.shutdown_timeout(Duration::from_secs(1));
-            ended
-        }
-        Err(error) => Err(format!("no threads can be had: {error}")),
-    };
-    match ended {
-        Ok(code) => code,
-        Err(fault) => {
-            tracing::error!("{fault}");
-            ExitCode::from(FAILED)
-        }
-    }
+    let threads = args.threads.map_or_else(process::cores, usize::from);
+    let ended = process::block_on(threads, run(&args, threads)).map_err(|error| error.to_string()).flatten();
+    ended.unwrap_or_else(|fault| {
+        tracing::error!("{fault}");
+        ExitCode::from(FAILED)
+    })
 }
 
 /// Serves until a signal, then drains.
 async fn run(args: &Args, threads: usize) -> Result<ExitCode, String> {
     // First, so that a signal during the start is not fatal.
-    let mut signals = Signals::new().map_err(|error| format!("signals cannot be waited for: {error}"))?;
+    let mut signals = Signals::new().map_err(|error| error.to_string())?;
     let gateway = Gateway::start(args, threads).await.map_err(|error| error.to_string())?;
     let version = env!("CARGO_PKG_VERSION");
     let admin = gateway.admin().map(|address| address.to_string());
@@ -72,6 +52,6 @@ async fn run(args: &Args, threads: usize) -> Result<ExitCode, String> {
     tracing::info!(?lame_duck, ?deadline, "draining: not ready; a second signal cuts what is left");
     Ok(tokio::select! {
         () = gateway.drain(lame_duck, deadline) => ExitCode::SUCCESS,
-        () = signals.next() => ExitCode::from(CUT),
+        _ = signals.next() => ExitCode::from(CUT),
     })
 }

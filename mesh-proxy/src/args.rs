@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use isthmus_dataplane::AccessLog;
+use isthmus_dataplane::process::parse_seconds;
 
 use crate::probes::{Page, Probes};
 use crate::redirect::{INBOUND, OUTBOUND};
 
-/// More threads than that cost memory in every pod of the mesh, and a busy pod has its own use for its cores.
-const THREADS: usize = 2;
+/// One passes on what most pods ask for, with the least memory and without threads that wake each other.
+const THREADS: u16 = 1;
 
 /// The injector sets all of it. A sidecar is terminated after the application's containers, so by default it has nothing to wait for but what
 /// it still holds of their last answers.
@@ -53,9 +54,9 @@ pub(crate) struct Run {
     #[arg(long, env = "ISTHMUS_OTLP", value_name = "URL")]
     pub(crate) otlp: Option<String>,
 
-    /// Worker threads. Default: one for each core that this container may use, two at most.
-    #[arg(long, env = "ISTHMUS_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) threads: Option<u16>,
+    /// Worker threads: more for a pod that asks for more than a core can pass on.
+    #[arg(long, env = "ISTHMUS_THREADS", value_name = "N", default_value_t = THREADS, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
 
     /// After SIGTERM: how many seconds to go on accepting while /readyz says no.
     #[arg(long, env = "ISTHMUS_LAME_DUCK", value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
@@ -91,12 +92,6 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// How many worker threads there are.
-    pub(crate) fn threads(&self) -> usize {
-        let allowed = || std::thread::available_parallelism().map_or(THREADS, usize::from);
-        self.threads.map_or_else(|| allowed().min(THREADS), usize::from)
-    }
-
     /// `namespace/name` of the pod.
     pub(crate) fn pod(&self) -> String {
         format!("{}/{}", self.pod_namespace, self.pod_name)
@@ -106,11 +101,6 @@ impl Run {
     pub(crate) fn account(&self) -> String {
         format!("{}/{}", self.pod_namespace, self.service_account)
     }
-}
-
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -142,7 +132,7 @@ mod tests {
         let args = parse(&[]).unwrap();
         assert_eq!((args.lame_duck, args.drain), (Duration::ZERO, Duration::from_secs(5)));
         assert_eq!((args.access_log.clone(), args.admin), (AccessLog::Off, None));
-        assert!((1..=2).contains(&args.threads()));
+        assert_eq!(args.threads, 1);
         assert!(args.probes.0.is_empty() && args.scrape.is_none());
     }
 
@@ -157,7 +147,7 @@ mod tests {
         ]);
         let args = args.unwrap();
         assert_eq!((args.pod(), args.account()), ("shop/cart-1".to_owned(), "shop/cart".to_owned()));
-        assert_eq!((args.threads(), args.probes.0.len(), args.scrape.is_some()), (3, 1, true));
+        assert_eq!((args.threads, args.probes.0.len(), args.scrape.is_some()), (3, 1, true));
     }
 
     #[test]

@@ -10,16 +10,14 @@ mod args;
 mod probes;
 mod redirect;
 mod sidecar;
-mod signals;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use isthmus_dataplane::process::{self, Signals};
 use tracing_subscriber::EnvFilter;
 
 use crate::sidecar::Sidecar;
-use crate::signals::Signals;
 
 /// As in the gateway: the system's allocator makes threads wait for each other.
 #[global_allocator]
@@ -60,25 +58,14 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &args::Run) -> Result<ExitCode, String> {
-    let threads = args.threads();
-    // Each connection is two files. What the system allows at most is what a sidecar wants; if even that is refused, the usual limit holds.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let runtime = match threads {
-        // A single worker has nobody to share with, so it need not pay for sharing.
-        1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        _ => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
-    };
-    let runtime = runtime.map_err(|error| format!("no threads can be had: {error}"))?;
-    let ended = runtime.block_on(until_drained(args, threads));
-    // A lookup of an address may block for longer than anybody waits.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    ended
+    let threads = usize::from(args.threads);
+    process::block_on(threads, until_drained(args, threads)).map_err(|error| error.to_string())?
 }
 
 /// Serves until a signal, then drains.
 async fn until_drained(args: &args::Run, threads: usize) -> Result<ExitCode, String> {
     // First, so that a signal during the start is not fatal.
-    let mut signals = Signals::new().map_err(|error| format!("signals cannot be waited for: {error}"))?;
+    let mut signals = Signals::new().map_err(|error| error.to_string())?;
     let sidecar = Sidecar::start(args, threads).await.map_err(|error| error.to_string())?;
     let version = env!("CARGO_PKG_VERSION");
     let admin = sidecar.admin().map(|address| address.to_string());
@@ -88,6 +75,6 @@ async fn until_drained(args: &args::Run, threads: usize) -> Result<ExitCode, Str
     tracing::info!(?lame_duck, ?deadline, "draining: not ready; a second signal cuts what is left");
     Ok(tokio::select! {
         () = sidecar.drain(lame_duck, deadline) => ExitCode::SUCCESS,
-        () = signals.next() => ExitCode::from(CUT),
+        _ = signals.next() => ExitCode::from(CUT),
     })
 }

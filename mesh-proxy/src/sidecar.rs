@@ -1,31 +1,27 @@
 //! The stream from the controller and the data plane, joined.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_dataplane::{Capture, Dataplane, Limits, Options, Report, StartError};
-use isthmus_push::client::{self, Outcome};
+use isthmus_dataplane::{Capture, Dataplane, Limits, Options, Report, StartError, process};
+use isthmus_push::client::{self, Following, Outcome};
 use isthmus_routing::snapshot::Models;
 use isthmus_routing::{BackendKey, Certificate, Snapshot};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::args::Run;
 use crate::probes;
 use crate::redirect::ADMIN;
 
-/// How long to wait before following begins anew after it broke off.
-const AGAIN: Duration = Duration::from_secs(1);
-
 /// A sidecar that runs; dropping it cuts everything.
 pub(crate) struct Sidecar {
     dataplane: Dataplane,
-    tasks: [JoinHandle<()>; 2],
+    _following: Following,
 }
 
 /// Why a sidecar does not run.
@@ -41,7 +37,6 @@ pub(crate) enum SidecarError {
 
 /// The data plane's ends of what the stream brings and takes.
 struct Ends {
-    snapshots: watch::Receiver<Arc<Snapshot>>,
     certificates: watch::Receiver<Option<Arc<Certificate>>>,
     calls: watch::Sender<BTreeSet<BackendKey>>,
     away: watch::Receiver<Option<Instant>>,
@@ -56,10 +51,8 @@ impl Sidecar {
         let (certificates, certificates_seen) = watch::channel(None);
         let (calls, calls_seen) = watch::channel(BTreeSet::new());
         let (away, away_seen) = watch::channel(None);
-        let ends = Ends { snapshots: snapshots_seen, certificates: certificates_seen, calls, away: away_seen };
-        let dataplane = dataplane(args, threads, &ends).await?;
-        let (outcomes, seen) = watch::channel(Outcome::default());
-        let answering = tokio::spawn(answer(dataplane.reports(), outcomes));
+        let ends = Ends { certificates: certificates_seen, calls, away: away_seen };
+        let dataplane = Dataplane::start(dataplane(args, threads, ends), snapshots_seen).await?;
         let options = client::Options {
             controller: args.controller.clone(),
             ca,
@@ -71,8 +64,9 @@ impl Sidecar {
             certificate: Some(certificates),
             away: Some(away),
         };
-        let following = tokio::spawn(follow(options, snapshots, seen));
-        Ok(Self { dataplane, tasks: [answering, following] })
+        let outcome = |report: &Arc<Report>| Outcome { version: report.version, faults: report.faults() };
+        let following = Following::start(options, snapshots, dataplane.reports(), outcome);
+        Ok(Self { dataplane, _following: following })
     }
 
     /// Where the admin server answers.
@@ -86,18 +80,12 @@ impl Sidecar {
     }
 }
 
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
-    }
-}
-
-async fn dataplane(args: &Run, threads: usize, ends: &Ends) -> Result<Dataplane, StartError> {
+fn dataplane(args: &Run, threads: usize, ends: Ends) -> Options {
     let pod_ips = args.pod_ips.clone();
     let probed = pod_ips.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let options = |admin: SocketAddr| Options {
+    Options {
         threads,
-        admin: Some(admin),
+        admin: args.admin.map_or_else(|| process::everywhere(ADMIN), |admin| vec![admin]),
         pages: probes::pages(args.probes.clone(), args.scrape.clone(), probed),
         access_log: args.access_log.clone(),
         otlp: args.otlp.clone(),
@@ -107,24 +95,14 @@ async fn dataplane(args: &Run, threads: usize, ends: &Ends) -> Result<Dataplane,
             // What the kernel redirects of a process's own connections comes to the loopback address, so nobody else gets here.
             outbound: sockets([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], args.outbound_port),
             inbound: sockets([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()], args.inbound_port),
-            pod_ips: pod_ips.clone(),
+            pod_ips,
             own_ports: BTreeSet::from([args.outbound_port, args.inbound_port, ADMIN]),
-            calls: ends.calls.clone(),
-            away: Some(ends.away.clone()),
+            calls: ends.calls,
+            away: Some(ends.away),
         }),
-        identity: Some(ends.certificates.clone()),
+        identity: Some(ends.certificates),
         placeholder: true,
         ..Options::default()
-    };
-    if let Some(admin) = args.admin {
-        return Dataplane::start(options(admin), ends.snapshots.clone()).await;
-    }
-    match Dataplane::start(options((Ipv6Addr::UNSPECIFIED, ADMIN).into()), ends.snapshots.clone()).await {
-        // Without IPv6 there is no such address.
-        Err(StartError::Admin { .. }) => {
-            Dataplane::start(options((Ipv4Addr::UNSPECIFIED, ADMIN).into()), ends.snapshots.clone()).await
-        }
-        started => started,
     }
 }
 
@@ -132,27 +110,6 @@ async fn dataplane(args: &Run, threads: usize, ends: &Ends) -> Result<Dataplane,
 fn sockets(both: [IpAddr; 2], port: u16) -> Vec<SocketAddr> {
     let there_is = |ip: &IpAddr| TcpListener::bind((*ip, 0)).is_ok();
     both.into_iter().filter(there_is).map(|ip| (ip, port).into()).collect()
-}
-
-/// Follows the controller for ever. It ends only by a fault of its own, which must not end what is served.
-async fn follow(options: client::Options, snapshots: watch::Sender<Arc<Snapshot>>, outcomes: watch::Receiver<Outcome>) {
-    loop {
-        // A set, so that it ends with this.
-        let mut following = JoinSet::new();
-        following.spawn(client::run(options.clone(), snapshots.clone(), outcomes.clone()));
-        if let Some(Err(error)) = following.join_next().await {
-            tracing::error!("following the controller broke off and begins anew; what is served stays: {error}");
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
-/// Hands the data plane's reports on. A sidecar has no listeners that could fail.
-async fn answer(mut reports: watch::Receiver<Arc<Report>>, outcomes: watch::Sender<Outcome>) {
-    while reports.changed().await.is_ok() {
-        let version = reports.borrow_and_update().version;
-        outcomes.send_replace(Outcome { version, faults: BTreeMap::new() });
-    }
 }
 
 #[cfg(test)]

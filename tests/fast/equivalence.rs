@@ -2,31 +2,36 @@
 
 use std::collections::BTreeMap;
 
-use isthmus_tests::bed::{Bed, options};
 use isthmus_tests::case;
-use isthmus_tests::equivalence::{Beds, Verdict};
+use isthmus_tests::equivalence::{Stage, Verdict};
 
 /// So many cases were alike when this was written. If there are fewer, the list of what differs has swallowed some.
 const ALIKE: usize = 140;
+/// linkerd/linkerd2#12267, where a gateway and a sidecar took different rules.
+const NAMED: &str = "matching/linkerd2-12267";
 
 #[test]
 fn routes_decide_alike_on_both_kinds_of_parents() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut beds = Beds::new(Bed::start(options(isthmus_dataplane::Limits::default())).await);
-        let mut verdicts: BTreeMap<Verdict, usize> = BTreeMap::new();
-        let mut faults = Vec::new();
-        for case in case::all().expect("case folders") {
-            match beds.compare(&case).await {
-                Ok(verdict) => *verdicts.entry(verdict).or_default() += 1,
-                Err(fault) => faults.push(format!("{}: {fault}", case.name)),
-            }
+    let (mut stage, unavailable) = Stage::new();
+    if let Some(why) = unavailable {
+        eprintln!("with data planes in this process, not with a gateway and a sidecar: {why}");
+    }
+    let mut verdicts: BTreeMap<Verdict, Vec<String>> = BTreeMap::new();
+    let mut faults = Vec::new();
+    for case in case::all().expect("case folders") {
+        match stage.compare(&case) {
+            Ok(verdict) => verdicts.entry(verdict).or_default().push(case.name),
+            Err(fault) => faults.push(format!("{}: {fault}", case.name)),
         }
-        for (verdict, count) in &verdicts {
-            println!("{count:4} {verdict:?}");
-        }
-        assert!(faults.is_empty(), "{} cases differ:\n{}", faults.len(), faults.join("\n"));
-        let alike = verdicts.get(&Verdict::Alike).copied().unwrap_or_default();
-        assert!(alike >= ALIKE || std::env::var_os("CASE").is_some(), "{alike} cases are alike, not {ALIKE}");
-    });
+    }
+    for (verdict, cases) in &verdicts {
+        println!("{:4} {verdict:?}", cases.len());
+    }
+    assert!(faults.is_empty(), "{} cases differ:\n{}", faults.len(), faults.join("\n"));
+    let alike = verdicts.remove(&Verdict::Alike).unwrap_or_default();
+    let enough = alike.len() >= ALIKE && alike.iter().any(|name| name == NAMED);
+    assert!(
+        enough || std::env::var_os("CASE").is_some(),
+        "{NAMED} or others of {ALIKE} are not among those that are alike: {alike:?}"
+    );
 }

@@ -1,4 +1,4 @@
-//! The tests that need no root. One binary, because linking is slow.
+//! The tests that need no root, though one shows more with it: `equivalence`. One binary, because linking is slow.
 
 mod api_server;
 mod cases;

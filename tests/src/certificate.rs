@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isthmus_api::NamespacedName;
+use isthmus_routing::{Identity, TrustDomain};
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -97,6 +99,18 @@ impl Authority {
         let (params, key) = (authority(name, BasicConstraints::Unconstrained), new_key());
         let certificate = sign(&params, &key, None);
         Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// The certificate of a workload of the mesh, in PEM, for the key that has signed the request (PKCS #10 in PEM).
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    pub fn workload(&self, identity: &Identity, request: &str) -> Result<String, String> {
+        let domain = TrustDomain::default();
+        let request = CertificateSigningRequestParams::from_pem(request).map_err(|error| error.to_string())?;
+        let names = Other { hosts: vec![identity.dns_name(&domain)], uris: vec![identity.spiffe(&domain)], ..Other::default() };
+        let signed = leaf(&names).signed_by(&request.public_key, &self.issuer);
+        signed.map(|certificate| certificate.pem()).map_err(|error| error.to_string())
     }
 }
 

@@ -3,24 +3,27 @@
 //! Of each case, the routes' parent becomes a Service that has the listener's port and no endpoints of its own: whatever falls through to it
 //! shows. Both sides get the same requests on real sockets, and everything is compared: the rule, who was asked, what with, and what came back.
 
+mod controller;
+mod net;
+mod place;
+mod pod;
 mod rewrite;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::panic::resume_unwind;
+use std::thread;
 
 use http::HeaderMap;
 use isthmus_api::NamespacedName;
-use isthmus_routing::{RouteTable, Snapshot};
+use isthmus_routing::RouteTable;
 use serde_json::Value;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::bed::{Bed, bind_port};
+use self::place::{Found, Place, Played, Role};
 use crate::case::{Case, Exchange};
-use crate::client::{self, Answer};
+use crate::client::Answer;
 use crate::decide::{self, Asked};
 use crate::input::{self, Input};
-use crate::serve;
-use crate::stand_in::{Seen, StandIn};
+use crate::stand_in::Seen;
 
 /// What became of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,47 +34,63 @@ pub enum Verdict {
     Apart(&'static str),
 }
 
-/// The two data planes.
+/// The proxies of both kinds: of each as many as the cases have Gateways, or namespaces of clients.
 #[derive(Debug)]
-pub struct Beds {
-    listener: Bed,
-    /// By the namespace of their clients.
-    service: BTreeMap<String, Bed>,
+pub struct Stage {
+    places: BTreeMap<Role, Place>,
+    start: fn(&Role) -> Result<Place, String>,
 }
 
-impl Beds {
-    /// On `listener` the cases are as they are written.
-    pub fn new(listener: Bed) -> Self {
-        Self { listener, service: BTreeMap::new() }
+impl Stage {
+    /// With proxies as they are shipped, `isthmus-gateway` and `isthmus-mesh-proxy` behind the kernel's redirection, where there can be network
+    /// namespaces; else with data planes in this process, and the reason. The processes end with the thread that uses it.
+    pub fn new() -> (Self, Option<&'static str>) {
+        let unavailable = net::unavailable();
+        let start = if unavailable.is_none() { Place::pod } else { Place::here };
+        (Self { places: BTreeMap::new(), start }, unavailable)
     }
 
     /// Runs a case on both kinds of parents.
     ///
     /// # Errors
     /// All that differs, one line for each request.
-    pub async fn compare(&mut self, case: &Case) -> Result<Verdict, String> {
+    ///
+    /// # Panics
+    /// When a proxy does not start.
+    pub fn compare(&mut self, case: &Case) -> Result<Verdict, String> {
         let documents = input::documents(case)?;
         if let Some(reason) = rewrite::apart(&documents, case) {
             return Ok(Verdict::Apart(reason));
         }
         let (rewritten, parent) = rewrite::for_service(&documents);
-        let mut listener = Side::start(case, Input::of(case, documents, false)?).await?;
-        if listener.snapshot.gateways.values().all(|gateway| gateway.listeners.is_empty()) {
+        let (listener, service) = (Input::of(case, documents, false)?, Input::of(case, rewritten, true)?);
+        let served = listener.translate(&listener.placeholder_endpoints()).snapshot;
+        let Some((gateway, _)) = served.gateways.iter().find(|(_, gateway)| !gateway.listeners.is_empty()) else {
             return Ok(Verdict::Apart("the Gateway serves nothing"));
+        };
+        let listener = (Role::Gateway(gateway.clone()), listener, None);
+        let service = (Role::Clients(parent.namespace.clone()), service, Some(&parent));
+        for (role, ..) in [&listener, &service] {
+            if !self.places.contains_key(role) {
+                self.places.insert(role.clone(), (self.start)(role).unwrap_or_else(|fault| panic!("{role:?}: {fault}")));
+            }
         }
-        let mut service = Side::start(case, Input::of(case, rewritten, true)?).await?;
-        self.listener.serve(listener.snapshot.clone()).await;
-        if !self.service.contains_key(&parent.namespace) {
-            self.service.insert(parent.namespace.clone(), serve::client_bed(&parent.namespace).await);
-        }
-        self.service[&parent.namespace].serve(service.snapshot.clone()).await;
+        let [listener, service] = thread::scope(|scope| {
+            let sides = [&listener, &service].map(|(role, input, parent)| {
+                let place = &self.places[role];
+                scope.spawn(move || place.play(case, input, *parent).map_err(|fault| format!("{role:?}: {fault}")))
+            });
+            sides.map(|side| side.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        let (listener, service) = (listener?, service?);
 
         let mut faults = Vec::new();
         if listener.snapshot.routes != service.snapshot.service_routes {
             faults.push("the rules differ in the snapshots".to_owned());
         }
-        for exchange in &case.requests {
-            if let Err(fault) = compare(exchange, &parent, &mut listener, &mut service).await {
+        for (exchange, found) in case.requests.iter().zip(listener.found.iter().zip(&service.found)) {
+            let same_rule = compare_rules(exchange, &parent, &listener, &service);
+            if let Err(fault) = same_rule.and_then(|()| compare(exchange, found)) {
                 faults.push(format!("{}: {fault}", exchange.title()));
             }
         }
@@ -79,63 +98,27 @@ impl Beds {
     }
 }
 
-/// One kind of parent with backends of its own: some of them count.
-struct Side {
-    snapshot: Snapshot,
-    _stand_ins: Vec<StandIn>,
-    seen: UnboundedReceiver<Seen>,
-}
-
-impl Side {
-    async fn start(case: &Case, input: Input) -> Result<Self, String> {
-        let (sender, seen) = unbounded_channel();
-        let stand_ins = serve::stand_ins(&input, case, &sender).await?;
-        Ok(Self { snapshot: serve::snapshot(&input, &stand_ins), _stand_ins: stand_ins, seen })
-    }
-
-    async fn send(&mut self, address: SocketAddr, exchange: &Exchange) -> Result<Outcome, String> {
-        let answer = client::send(address, false, exchange).await?;
-        let expect = &exchange.expect;
-        let mut asked: Vec<_> =
-            serve::arrived(expect.mirrors.len(), expect.backend.is_some(), &mut self.seen).await.iter().map(heard).collect();
-        // Copies overtake each other.
-        asked.sort();
-        if expect.tries.is_none() {
-            // How often it is tried within a time is not the same twice.
-            asked.dedup();
-        }
-        Ok(Outcome { asked, ..Outcome::of(&answer) })
-    }
-}
-
-async fn compare(exchange: &Exchange, parent: &NamespacedName, listener: &mut Side, service: &mut Side) -> Result<(), String> {
+fn compare_rules(exchange: &Exchange, parent: &NamespacedName, listener: &Played, service: &Played) -> Result<(), String> {
     let (port, listeners) = decide::listeners(&listener.snapshot, exchange)?;
-    let (key, at_service) = decide::service(&service.snapshot, exchange, parent)?;
+    let (_, at_service) = decide::service(&service.snapshot, exchange, parent)?;
     let (Some(at_listener), Some(at_service)) = (listeners.first(), at_service) else {
         return Err(format!("one of them has nothing on port {port}"));
     };
-    if let Ok(asked) = Asked::of(exchange) {
-        let request = asked.request();
-        let tables = [
-            RouteTable::compile(at_listener, &listener.snapshot),
-            RouteTable::of(at_service.routes_for(&parent.namespace), &service.snapshot.service_routes),
-        ];
-        let found = tables.each_ref().map(|table| table.find(&request).map(|found| (found.route.to_string(), found.index)));
-        equal("rule", &found[0], &found[1])?;
-    }
-    let gateway = listener.snapshot.gateways.values().find_map(|gateway| gateway.addresses.first());
-    let address = SocketAddr::new(*gateway.ok_or("the gateway has no address")?, bind_port(port));
-    let service_address = serve::service_socket(&service.snapshot, &key).ok_or("the service has no address")?;
-    match exchange.times {
-        None => {
-            let (one, other) = (listener.send(address, exchange).await?, service.send(service_address, exchange).await?);
-            one.compare(&other)
-        }
-        Some(times) => {
-            let one = serve::counted(address, false, exchange, None, times, &mut listener.seen).await?;
-            let other = serve::counted(service_address, false, exchange, None, times, &mut service.seen).await?;
-            alike(&one, &other, times)
-        }
+    let Ok(asked) = Asked::of(exchange) else { return Ok(()) };
+    let request = asked.request();
+    let tables = [
+        RouteTable::compile(at_listener, &listener.snapshot),
+        RouteTable::of(at_service.routes_for(&parent.namespace), &service.snapshot.service_routes),
+    ];
+    let found = tables.each_ref().map(|table| table.find(&request).map(|found| (found.route.to_string(), found.index)));
+    equal("rule", &found[0], &found[1])
+}
+
+fn compare(exchange: &Exchange, found: (&Result<Found, String>, &Result<Found, String>)) -> Result<(), String> {
+    match found {
+        (Ok(Found::Once(one)), Ok(Found::Once(other))) => one.compare(other),
+        (Ok(Found::Often(one)), Ok(Found::Often(other))) => alike(one, other, exchange.times.unwrap_or(1)),
+        (one, other) => Err(format!("on the listener {one:?}, on the service {other:?}")),
     }
 }
 
@@ -166,7 +149,14 @@ struct Outcome {
 type Heard = (String, String, String, String, String, BTreeMap<String, Vec<String>>);
 
 impl Outcome {
-    fn of(answer: &Answer) -> Self {
+    /// `tries`: whether it counts how often a backend was asked.
+    fn of(answer: &Answer, seen: &[Seen], tries: bool) -> Self {
+        let mut asked: Vec<_> = seen.iter().map(heard).collect();
+        // Copies overtake each other.
+        asked.sort();
+        if !tries {
+            asked.dedup();
+        }
         let mut headers = lines(&answer.headers);
         let mut body = answer.body.to_vec();
         let is_report = serde_json::from_slice::<Value>(&body).is_ok_and(|body| body["headers"].is_object());
@@ -185,7 +175,7 @@ impl Outcome {
         {
             NO_ROUTE.clone_into(message);
         }
-        Self { status: answer.status, headers, trailers: lines(&answer.trailers), body, asked: Vec::new() }
+        Self { status: answer.status, headers, trailers: lines(&answer.trailers), body, asked }
     }
 
     fn compare(&self, other: &Self) -> Result<(), String> {

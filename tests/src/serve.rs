@@ -18,7 +18,7 @@ use crate::case::{Case, Exchange, Speech};
 use crate::certificate::Pair;
 use crate::client::{self, Answer};
 use crate::decide;
-use crate::input::{Endpoints, Input};
+use crate::input::{Addresses, Endpoints, Input};
 use crate::stand_in::{Seen, StandIn};
 
 /// How long a mirrored copy may take to arrive after the response.
@@ -46,7 +46,8 @@ pub async fn check(bed: &Bed, case: &Case) -> Result<(), String> {
             None => None,
             Some(namespace) => Some(client_bed(namespace).await),
         };
-        let snapshot = snapshot(&input, &stand_ins);
+        let mut snapshot = snapshot(&input, &stand_ins, input.addresses(own_address, own_address));
+        unprivileged(&mut snapshot);
         own.as_ref().unwrap_or(bed).serve(snapshot.clone()).await;
         let mut stage = Stage { input: &input, snapshot: &snapshot, stand_ins: &stand_ins, seen: &mut seen };
         for exchange in exchanges {
@@ -74,13 +75,10 @@ pub(crate) async fn stand_ins(input: &Input, case: &Case, sender: &UnboundedSend
     Ok(stand_ins)
 }
 
-/// What a bed is to serve, at addresses that nobody else has.
-pub(crate) fn snapshot(input: &Input, stand_ins: &[StandIn]) -> Snapshot {
+/// What is to be served at these addresses.
+pub(crate) fn snapshot(input: &Input, stand_ins: &[StandIn], addresses: Addresses) -> Snapshot {
     let endpoints: Endpoints = stand_ins.iter().map(|one| (one.backend.clone(), one.address)).collect();
-    let addresses = input.addresses(own_address, own_address);
-    let mut snapshot = (*input.translate_at(&endpoints, addresses).snapshot).clone();
-    unprivileged(&mut snapshot);
-    snapshot
+    (*input.translate_at(&endpoints, addresses).snapshot).clone()
 }
 
 /// Where a client of a Service's port gets in; none: the Service has no address.

@@ -1,9 +1,11 @@
 //! `./dev bench`: what a request costs, and how long a route takes.
 
 mod edge;
+mod envoy;
 mod l4;
 mod memory;
 mod mesh;
+mod objects;
 
 use crate::fault::Fault;
 use crate::{cluster_tests, process, workspace};

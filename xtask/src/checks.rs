@@ -91,8 +91,9 @@ fn lints() -> Result<(), Fault> {
 }
 
 fn tests(filter: Option<&str>) -> Result<(), Fault> {
-    // Some tests run the binary, which `cargo test` does not build.
-    process::run(&mut workspace::cargo(&["build", "--workspace", "--bin", "isthmus", "--quiet"]))?;
+    // Some tests run the binaries, which `cargo test` does not build.
+    let programs = ["isthmus", "isthmus-gateway", "isthmus-mesh-proxy"].iter().flat_map(|name| ["--bin", name]);
+    process::run(workspace::cargo(&["build", "--workspace", "--quiet"]).args(programs))?;
     let mut command = workspace::cargo(&["test", "--workspace", "--quiet"]);
     process::run(command.args(filter).env("ISTHMUS_UPSTREAM", go::upstream()?))
 }

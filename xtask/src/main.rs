@@ -14,6 +14,7 @@ mod conformance;
 mod fault;
 mod go;
 mod process;
+mod programs;
 mod run;
 mod schemas;
 mod suites;

@@ -1,7 +1,7 @@
-//! The schemas that `isthmus-admission` enforces, from upstream's CRDs: without descriptions and statuses, as one line of JSON a kind.
+//! The schemas that `isthmus-admission` enforces, from upstream's CRDs and ours: without descriptions and statuses, as one line of JSON a kind.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -24,47 +24,63 @@ const PLURALS: [&str; 11] = [
 ];
 
 const CRDS: &str = "gateway-api@v1.7.0/config/crd";
-const COMMITTED: &str = "crates/admission/schemas/v1.7.0";
+const COMMITTED: &str = "crates/admission/schemas";
+
+/// Where a kind's CRD is, and where its schema.
+struct Paths {
+    crd: PathBuf,
+    schema: PathBuf,
+}
 
 /// Writes the schemas into the project, or compares them with those that are there.
 pub(crate) fn run(check_only: bool) -> Result<(), Fault> {
-    let crds = go::upstream()?.join(CRDS);
-    let committed = workspace::root().join(COMMITTED);
-    if check_only { check(&crds, &committed) } else { generate(&crds, &committed) }.map_err(Fault::said)
-}
-
-/// Writes `<plural>.json` for every kind into `out_dir`.
-pub(crate) fn generate(crd_dir: &Path, out_dir: &Path) -> Result<(), String> {
-    for plural in PLURALS {
-        let path = out_dir.join(format!("{plural}.json"));
-        fs::write(&path, schema(crd_dir, plural)?).map_err(|error| format!("writing {}: {error}", path.display()))?;
+    for paths in all()? {
+        if check_only { check(&paths) } else { write(&paths) }.map_err(Fault::said)?;
     }
     Ok(())
 }
 
-/// Says which schemas in `out_dir` are not those of the CRDs.
-pub(crate) fn check(crd_dir: &Path, out_dir: &Path) -> Result<(), String> {
-    for plural in PLURALS {
-        let path = out_dir.join(format!("{plural}.json"));
-        let committed = fs::read_to_string(&path).map_err(|error| format!("reading {}: {error}", path.display()))?;
-        if committed != schema(crd_dir, plural)? {
-            return Err(format!("{} is not what the CRD says; `cargo xtask schemas` writes it", path.display()));
-        }
-    }
-    Ok(())
-}
-
-fn schema(crd_dir: &Path, plural: &str) -> Result<String, String> {
-    let (channel, group) = match plural {
-        "xmeshes" => ("experimental", "gateway.networking.x-k8s.io"),
-        _ => ("standard", "gateway.networking.k8s.io"),
+fn all() -> Result<Vec<Paths>, Fault> {
+    let (crds, committed) = (go::upstream()?.join(CRDS), workspace::root().join(COMMITTED));
+    let of_upstream = |plural: &str| {
+        let (channel, group) = match plural {
+            "xmeshes" => ("experimental", "gateway.networking.x-k8s.io"),
+            _ => ("standard", "gateway.networking.k8s.io"),
+        };
+        let crd = crds.join(channel).join(format!("{group}_{plural}.yaml"));
+        Paths { crd, schema: committed.join("v1.7.0").join(format!("{plural}.json")) }
     };
-    let path = crd_dir.join(channel).join(format!("{group}_{plural}.yaml"));
-    let text = fs::read_to_string(&path).map_err(|error| format!("reading {}: {error}", path.display()))?;
-    let crd: Value = serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut schema = reduce(&crd).ok_or_else(|| format!("{}: not a CustomResourceDefinition with schemas", path.display()))?;
-    schema.sort_all_objects();
-    Ok(format!("{schema}\n"))
+    let ours = Paths {
+        crd: workspace::root().join("charts/isthmus/files/crds/gatewayparameters.yaml"),
+        schema: committed.join("isthmus.dev/gatewayparameters.json"),
+    };
+    Ok(PLURALS.into_iter().map(of_upstream).chain([ours]).collect())
+}
+
+fn write(paths: &Paths) -> Result<(), String> {
+    fs::write(&paths.schema, paths.made()?).map_err(|error| format!("writing {}: {error}", paths.schema.display()))
+}
+
+/// Says if a schema is not that of the CRD.
+fn check(paths: &Paths) -> Result<(), String> {
+    let path = paths.schema.display();
+    let committed = fs::read_to_string(&paths.schema).map_err(|error| format!("reading {path}: {error}"))?;
+    if committed == paths.made()? {
+        return Ok(());
+    }
+    Err(format!("{path} is not what the CRD says; `cargo xtask schemas` writes it"))
+}
+
+impl Paths {
+    /// The schema as the CRD says it.
+    fn made(&self) -> Result<String, String> {
+        let path = self.crd.display();
+        let text = fs::read_to_string(&self.crd).map_err(|error| format!("reading {path}: {error}"))?;
+        let crd: Value = serde_saphyr::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
+        let mut schema = reduce(&crd).ok_or_else(|| format!("{path}: not a CustomResourceDefinition with schemas"))?;
+        schema.sort_all_objects();
+        Ok(format!("{schema}\n"))
+    }
 }
 
 /// `{group, kind, scope, versions: [{names, schema}]}`; versions with the same schema share it.
@@ -76,8 +92,13 @@ fn reduce(crd: &Value) -> Option<Value> {
             continue;
         }
         let mut schema = version.pointer("/schema/openAPIV3Schema")?.clone();
-        schema.get_mut("properties")?.as_object_mut()?.remove("status");
-        strip_descriptions(&mut schema);
+        let properties = schema.get_mut("properties")?.as_object_mut()?;
+        properties.remove("status");
+        // An API server adds them where a CRD does not have them.
+        for every in ["apiVersion", "kind"] {
+            properties.entry(every).or_insert_with(|| json!({"type": "string"}));
+        }
+        simplify(&mut schema);
         match versions.iter_mut().find(|(_, known)| known == &schema) {
             Some((names, _)) => names.push(version.get("name")?),
             None => versions.push((vec![version.get("name")?], schema)),
@@ -92,20 +113,28 @@ fn reduce(crd: &Value) -> Option<Value> {
     }))
 }
 
-/// A schema's own `description`, not a property of that name.
-fn strip_descriptions(schema: &mut Value) {
+/// Without a schema's own `description` and `title`, which are not properties of that name; with limits as the whole numbers that they are.
+fn simplify(schema: &mut Value) {
     let Some(schema) = schema.as_object_mut() else { return };
     schema.remove("description");
+    schema.remove("title");
+    for limit in ["minimum", "maximum"] {
+        if let Some(limit) = schema.get_mut(limit)
+            && let Some(whole) = limit.as_f64().filter(|number| number.fract() == 0.0)
+        {
+            *limit = json!(whole as i64);
+        }
+    }
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.values_mut().for_each(strip_descriptions);
+        properties.values_mut().for_each(simplify);
     }
     for nested in ["items", "additionalProperties", "not"] {
         if let Some(nested) = schema.get_mut(nested) {
-            strip_descriptions(nested);
+            simplify(nested);
         }
     }
     for nested in ["allOf", "anyOf", "oneOf"] {
-        schema.get_mut(nested).and_then(Value::as_array_mut).into_iter().flatten().for_each(strip_descriptions);
+        schema.get_mut(nested).and_then(Value::as_array_mut).into_iter().flatten().for_each(simplify);
     }
 }
 
@@ -117,14 +146,23 @@ mod tests {
     fn keeps_what_is_enforced() {
         let version = |name: &str, served: bool, maximum: u32| {
             json!({"name": name, "served": served, "schema": {"openAPIV3Schema": {
-            "description": "gone", "type": "object", "properties": {
+            "description": "gone", "title": "gone", "type": "object", "properties": {
                 "status": {"type": "object"},
-                "spec": {"description": "gone", "properties": {"description": {"description": "gone", "maximum": maximum}}},
+                "spec": {"description": "gone", "properties": {
+                    "description": {"description": "gone", "maximum": maximum},
+                    "title": {"minimum": 1.0},
+                }},
             }}}})
         };
         let crd = json!({"spec": {"group": "g", "names": {"kind": "K"}, "scope": "Cluster",
             "versions": [version("v1", true, 1), version("v1beta1", true, 1), version("v1beta2", true, 2), version("old", false, 3)]}});
-        let schema = |maximum: u32| json!({"type": "object", "properties": {"spec": {"properties": {"description": {"maximum": maximum}}}}});
+        let schema = |maximum: u32| {
+            json!({"type": "object", "properties": {
+                "apiVersion": {"type": "string"},
+                "kind": {"type": "string"},
+                "spec": {"properties": {"description": {"maximum": maximum}, "title": {"minimum": 1}}},
+            }})
+        };
         assert_eq!(
             reduce(&crd),
             Some(json!({"group": "g", "kind": "K", "scope": "Cluster", "versions": [

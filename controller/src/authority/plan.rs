@@ -15,8 +15,11 @@ pub(crate) const DAY: u64 = 24 * HOUR;
 const CA_LIFE: u64 = 3650 * DAY;
 /// When its successor enters the bundle, before its end.
 pub(crate) const CA_OVERLAP: u64 = 365 * DAY;
-/// How long the successor is only trusted before it signs: every ConfigMap and every kubelet has had time for it.
+/// How long the successor of a mesh's root is only trusted before it signs: every proxy has had time for it.
 pub(crate) const SETTLE: u64 = DAY;
+/// The same of the CA that proxies know the controller by. A sidecar has what its pod was given when it was made, so a pod may be as old as
+/// this.
+const SETTLE_PUSH: u64 = 300 * DAY;
 /// How long a leaf holds; it is renewed at two thirds.
 const LEAF_LIFE: u64 = 90 * DAY;
 /// Certificates hold from before they are made, for clocks that go behind.
@@ -50,7 +53,9 @@ pub fn plan(held: Option<&Content>, names: &[String], now: UnixTime) -> Result<P
         change = Some("a former CA has ended");
     }
     match content.next.take() {
-        Some(next) if validity("ca.crt", &next.certificate).is_ok_and(|validity| seconds >= validity.from + SKEW + SETTLE) => {
+        Some(next)
+            if validity("ca.crt", &next.certificate).is_ok_and(|validity| seconds >= validity.from + SKEW + SETTLE_PUSH) =>
+        {
             content.former.push(std::mem::replace(&mut content.signer, next).certificate);
             change = Some("the next CA signs");
         }

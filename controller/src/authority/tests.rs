@@ -106,11 +106,11 @@ fn a_leaf_without_one_of_the_names_is_replaced() {
     assert!(accepts(&planned.content.material().bundle, &planned.content, START));
 }
 
-/// 25 years in steps of a day: a proxy whose bundle is as old as a day always takes the leaf.
+/// 25 years in steps of a day: a proxy whose bundle is not older than 299 days always takes the leaf.
 #[test]
 fn no_rotation_is_ever_noticed() {
     let mut content = plan(None, at(START)).unwrap().content;
-    let mut yesterday = content.material().bundle;
+    let mut before = std::collections::VecDeque::from([content.material().bundle]);
     let mut changes: BTreeMap<&str, usize> = BTreeMap::new();
     for day in 1..25 * 365 {
         let now = START + day * DAY;
@@ -119,8 +119,11 @@ fn no_rotation_is_ever_noticed() {
         let again = plan(Some(&planned.content), at(now)).unwrap();
         assert_eq!(again.change, None, "one step at a time, day {day}");
         content = planned.content;
-        assert!(accepts(&yesterday, &content, now), "day {day}");
-        yesterday = content.material().bundle;
+        assert!(accepts(&before[0], &content, now), "day {day}");
+        before.push_back(content.material().bundle);
+        if before.len() > 299 {
+            before.pop_front();
+        }
     }
     assert_eq!(changes.remove(""), Some(25 * 365 - 1 - changes.values().sum::<usize>()));
     assert_eq!(changes["the next CA is trusted"], 2);
@@ -256,4 +259,28 @@ async fn a_malformed_secret_is_replaced() {
     store.content();
     let held = store.inner.lock().unwrap().secret.clone().unwrap();
     assert_eq!(held.pointer("/metadata/labels/team"), Some(&serde_json::json!("edge")), "what others added stays");
+}
+
+/// Sidecars have the CA of before, and get no other.
+#[tokio::test]
+async fn what_is_deleted_or_spoilt_holds_again_what_it_held() {
+    let store = Store::default();
+    let (_keep, leads) = watch::channel(Role::Leader);
+    let mut leader = start(store.client(), "isthmus-system".into(), leads);
+    let material = first(&mut leader).await;
+    let expected = store.entries().unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for spoil in [None, Some(b"words".to_vec())] {
+        match spoil {
+            None => store.delete(),
+            Some(words) => store.put_entries(SECRET, [("tls.crt".to_owned(), words)].into()),
+        }
+        let back = async {
+            while store.entries().as_ref() != Some(&expected) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), back).await.expect("it is put back");
+    }
+    assert_eq!(first(&mut leader).await, material);
 }

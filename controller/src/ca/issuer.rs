@@ -130,6 +130,19 @@ impl Issuer {
         self.holds.to
     }
 
+    /// Roots with that first below which this issuer's leaves are; where several would do, the first of them.
+    pub(super) fn ordered(&self, roots: &[String], now: UnixTime) -> Vec<String> {
+        let mut roots = roots.to_vec();
+        let is_its = |root: &String| matches!(self.fault(std::slice::from_ref(root), now), Ok(None));
+        // There is one, or this issuer would not have come about.
+        if roots.len() > 1
+            && let Some(position) = roots.iter().position(is_its)
+        {
+            roots[..=position].rotate_right(1);
+        }
+        roots
+    }
+
     /// Why a leaf of this issuer is not taken by those who trust these roots; none: it is. Whether certificates have ended is passed over.
     pub(super) fn fault(&self, roots: &[String], now: UnixTime) -> Result<Option<String>, Malformed> {
         let Validity { from, to } = self.holds;

@@ -3,8 +3,9 @@
 //! A publication is one for the whole mesh, and a sidecar acknowledges it when it serves its own part of it. So all there is to remember
 //! of a route is the first publication that had its edition: who serves that one or a later one serves the edition.
 //!
-//! Any pod may call any Service, and says itself what it calls and serves. So a sidecar of another namespace than the routes' can delay
-//! their proof, as long as anybody is waited for, and not withhold it.
+//! Any pod may call any Service, and says itself what it calls, what it serves and what it can run. So a sidecar of another namespace than
+//! the routes' can delay their proof, as long as anybody is waited for, and not withhold it: neither by silence or a refusal, nor by the claim
+//! that it is of a release that cannot run a rule. The status names it all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -220,6 +221,9 @@ impl Carried {
             proof.is_called |= counts;
             anybody |= asked || counts;
             if serves {
+                if let Some((key, rules)) = self.cannot_run(known).next().filter(|_| known.connected && !is_own) {
+                    proof.left_out.push(format!("{namespace}/{name} (answers 500 for {rules} of {key})"));
+                }
                 continue;
             }
             match refused {
@@ -250,19 +254,24 @@ impl Carried {
             proof.waiting = named(waiting);
         }
         proof.left_out = named(proof.left_out);
-        proof.lacking = self.routes.keys().filter_map(|key| Some((key.clone(), lacking(key, callers)?))).collect();
+        proof.lacking = self.lacking(home, callers);
         proof
     }
-}
 
-/// Which rules of a route some that are connected cannot run, and who; none: all of them can.
-fn lacking(key: &RouteKey, callers: &[Caller<'_>]) -> Option<String> {
-    let told = callers.iter().filter(|(_, known)| known.connected).filter_map(|((namespace, name), known)| {
-        let rules = known.state.lacking.get(key)?;
-        Some(format!("{namespace}/{name}: {rules}"))
-    });
-    let told: Vec<String> = told.collect();
-    (!told.is_empty()).then(|| named(told).join("; "))
+    /// Which rules some of the routes' namespace that are connected cannot run, and who; by route.
+    fn lacking(&self, home: &str, callers: &[Caller<'_>]) -> BTreeMap<RouteKey, String> {
+        let mut lacking = BTreeMap::<_, Vec<_>>::new();
+        for ((namespace, name), known) in callers.iter().filter(|((namespace, _), known)| known.connected && namespace == home) {
+            for (key, rules) in self.cannot_run(known) {
+                lacking.entry(key.clone()).or_default().push(format!("{namespace}/{name}: {rules}"));
+            }
+        }
+        lacking.into_iter().map(|(key, told)| (key, named(told).join("; "))).collect()
+    }
+
+    fn cannot_run<'k>(&self, known: &'k Known) -> impl Iterator<Item = (&'k RouteKey, &'k String)> {
+        known.state.lacking.iter().filter(|(key, _)| self.routes.contains_key(*key))
+    }
 }
 
 fn named(mut names: Vec<String>) -> Vec<String> {

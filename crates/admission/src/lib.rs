@@ -1,7 +1,7 @@
 //! What an API server does to an object before it is stored.
 //!
 //! JSON of an object as somebody wrote it -> [`admit`] -> JSON of the object as a cluster would hold it, with what was dropped on the
-//! way; or every reason why a cluster would refuse it. The kinds of the Gateway API follow the pinned CRDs (`schemas/`): defaults,
+//! way; or every reason why a cluster would refuse it. The kinds of the Gateway API and our own follow their CRDs (`schemas/`): defaults,
 //! pruning, types, limits, list types and CEL rules. For the core kinds, what Isthmus reads of them is defaulted and checked.
 
 #![forbid(unsafe_code)]

@@ -51,14 +51,15 @@ impl Rule {
     }
 }
 
-/// Evaluates the rules of every value in an object whose shape is right.
+/// Evaluates the rules of an object whose shape is right, and of every value in it. None of our kinds' rules asks for its metadata.
 pub(crate) fn check(object: &Map<String, Value>, schema: &Schema, findings: &mut Vec<Finding>) {
-    fields(object, schema, &Path::Root, findings);
+    let first = findings.len();
+    let val = fields(object, schema, &Path::Root, findings);
+    judge(&val, schema, &Path::Root, first, findings);
 }
 
 /// Makes the CEL value of a JSON value from the inside out and evaluates the rules of each on the way, so that nothing is converted twice.
 fn evaluate(value: &Value, schema: &Schema, path: &Path<'_>, findings: &mut Vec<Finding>) -> Box<dyn Val> {
-    // An API server judges a value before what is within it; findings of children are moved behind.
     let first = findings.len();
     let val: Box<dyn Val> = match value {
         Value::Object(object) => Box::new(fields(object, schema, path, findings)),
@@ -75,15 +76,21 @@ fn evaluate(value: &Value, schema: &Schema, path: &Path<'_>, findings: &mut Vec<
         Value::Bool(boolean) => Box::new(CelBool::from(*boolean)),
         Value::Null => Box::new(CelNull),
     };
-    if schema.rules.iter().any(|rule| !rule.is_transition()) {
-        let mut context = Context::with_env(Arc::clone(environment()));
-        context.add_variable_as_val("self", val.clone_as_boxed());
-        let of_type = schema.r#type.map_or("object", crate::schema::Type::name);
-        let broken = schema.rules.iter().filter(|rule| !rule.is_transition()).filter_map(|rule| rule.broken(&context));
-        let own: Vec<Finding> = broken.map(|why| path.says(format!("Invalid value: \"{of_type}\": {why}"))).collect();
-        findings.splice(first..first, own);
-    }
+    judge(val.as_ref(), schema, path, first, findings);
     val
+}
+
+/// Evaluates a value's own rules. An API server judges a value before what is within it: what is found goes before the `first` of the children's.
+fn judge(val: &dyn Val, schema: &Schema, path: &Path<'_>, first: usize, findings: &mut Vec<Finding>) {
+    if schema.rules.iter().all(Rule::is_transition) {
+        return;
+    }
+    let mut context = Context::with_env(Arc::clone(environment()));
+    context.add_variable_as_val("self", val.clone_as_boxed());
+    let of_type = schema.r#type.map_or("object", crate::schema::Type::name);
+    let broken = schema.rules.iter().filter(|rule| !rule.is_transition()).filter_map(|rule| rule.broken(&context));
+    let own: Vec<Finding> = broken.map(|why| path.says(format!("Invalid value: \"{of_type}\": {why}"))).collect();
+    findings.splice(first..first, own);
 }
 
 fn fields(object: &Map<String, Value>, schema: &Schema, path: &Path<'_>, findings: &mut Vec<Finding>) -> value::Fields {

@@ -1,4 +1,4 @@
-//! The schemas of the pinned CRDs, as data. They are read once, the first time that their kind is.
+//! The schemas of the pinned CRDs and of our own, as data. They are read once, the first time that their kind is.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::rules::Rule;
 
-/// A kind of the Gateway API in one of its versions.
+/// A kind that has a CRD, in one of its versions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found {
     pub(crate) namespaced: bool,
@@ -65,6 +65,13 @@ pub(crate) struct Schema {
     /// Who merges (server-side apply) asks for it; admission of a whole object does not.
     #[serde(default, rename = "x-kubernetes-map-type")]
     _map_type: Option<String>,
+    /// An API server keeps what is null where this is; a null is an absent field all the same.
+    #[serde(default, rename = "nullable")]
+    _nullable: bool,
+    #[serde(default, rename = "x-kubernetes-preserve-unknown-fields")]
+    pub(crate) keeps_unknown_fields: bool,
+    #[serde(default, rename = "x-kubernetes-int-or-string")]
+    pub(crate) int_or_string: bool,
     #[serde(default, rename = "x-kubernetes-validations")]
     pub(crate) rules: Vec<Rule>,
 }
@@ -83,8 +90,11 @@ pub(crate) enum Type {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Format {
     Int32,
+    Int64,
     Ipv4,
     Ipv6,
+    /// An API server does not know it; a minimum and a maximum say the same.
+    Uint8,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -162,7 +172,7 @@ struct Version {
     schema: Schema,
 }
 
-static FILES: [File; 11] = [
+static FILES: [File; 12] = [
     file("GatewayClass", include_str!("../schemas/v1.7.0/gatewayclasses.json")),
     file("Gateway", include_str!("../schemas/v1.7.0/gateways.json")),
     file("ListenerSet", include_str!("../schemas/v1.7.0/listenersets.json")),
@@ -174,6 +184,7 @@ static FILES: [File; 11] = [
     file("BackendTLSPolicy", include_str!("../schemas/v1.7.0/backendtlspolicies.json")),
     file("ReferenceGrant", include_str!("../schemas/v1.7.0/referencegrants.json")),
     file("XMesh", include_str!("../schemas/v1.7.0/xmeshes.json")),
+    file("GatewayParameters", include_str!("../schemas/isthmus.dev/gatewayparameters.json")),
 ];
 
 const fn file(kind: &'static str, text: &'static str) -> File {
@@ -230,6 +241,8 @@ mod tests {
             ("gateway.networking.k8s.io/v1alpha3", "BackendTLSPolicy", None),
             ("gateway.networking.x-k8s.io/v1alpha1", "XMesh", Some(false)),
             ("gateway.networking.k8s.io/v1", "XMesh", None),
+            ("isthmus.dev/v1alpha1", "GatewayParameters", Some(true)),
+            ("isthmus.dev/v1", "GatewayParameters", None),
             ("example.com/v1", "Gateway", None),
             ("v1", "Gateway", None),
         ] {

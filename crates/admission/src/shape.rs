@@ -6,8 +6,8 @@ use crate::Finding;
 use crate::path::Path;
 use crate::schema::Schema;
 
-/// Adds what is absent and has a default, and drops what the schema does not have (with a warning) and what is null (without: a null is
-/// an absent field). Values of another type than the schema's are left for validation to find.
+/// Adds what is absent and has a default, and drops what the schema neither has nor keeps (with a warning) and what is null (without: a null
+/// is an absent field). Values of another type than the schema's are left for validation to find.
 pub(crate) fn complete(object: &mut Map<String, Value>, schema: &Schema, path: &Path<'_>, warnings: &mut Vec<Finding>) {
     for (name, property) in &schema.properties {
         if let Some(default) = &property.default
@@ -24,6 +24,9 @@ pub(crate) fn complete(object: &mut Map<String, Value>, schema: &Schema, path: &
     }
     object.retain(|name, value| {
         let Some(property) = schema.properties.get(name) else {
+            if schema.keeps_unknown_fields {
+                return true;
+            }
             warnings.push(path.field(name).says("unknown field: dropped, because this kind does not have it"));
             return false;
         };

@@ -23,11 +23,12 @@ pub(crate) fn object(object: &Map<String, Value>, schema: &Schema) -> Vec<Fault>
 }
 
 fn value(value: &Value, schema: &Schema, path: &Path<'_>, faults: &mut Vec<Fault>) {
-    if let Some(expected) = schema.r#type
-        && !expected.is_of(value)
-    {
+    let either = if schema.int_or_string { &[Type::Integer, Type::String][..] } else { &[] };
+    let expected = schema.r#type.as_ref().map_or(either, std::slice::from_ref);
+    if !expected.is_empty() && !expected.iter().any(|expected| expected.is_of(value)) {
         let is = type_name(value);
-        let why = format!("{path} in body must be of type {}: \"{is}\"", expected.name());
+        let names = expected.iter().map(|expected| expected.name()).collect::<Vec<_>>().join(",");
+        let why = format!("{path} in body must be of type {names}: \"{is}\"");
         faults.push(blocking(path.says(format!("Invalid value: \"{is}\": {why}"))));
         return;
     }
@@ -125,6 +126,9 @@ fn number(value: &Value, schema: &Schema, path: &Path<'_>, faults: &mut Vec<Faul
     }
     if schema.format == Some(Format::Int32) && i32::try_from(integer).is_err() {
         invalid("must be of type int32".to_owned());
+    }
+    if schema.format == Some(Format::Int64) && !value.is_i64() {
+        invalid("must be of type int64".to_owned());
     }
 }
 

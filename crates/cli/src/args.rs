@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use isthmus_api::Kind;
 use isthmus_dataplane::AccessLog;
+use isthmus_dataplane::process::parse_seconds;
 use isthmus_inject::KubernetesVersion;
 
 use crate::standalone::{Echoes, Mesh, Settings};
@@ -233,11 +234,6 @@ impl FromStr for Admin {
             _ => text.parse().map(Self::At).map_err(|_| "not `off` and not an address like 127.0.0.1:19090".to_owned()),
         }
     }
-}
-
-fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ mod serve;
 
 use std::process::ExitCode;
 
+use isthmus_dataplane::process;
+
 use crate::args::Run;
 
 /// Everything is good.
@@ -18,20 +20,10 @@ const CUT: u8 = 130;
 
 /// Serves until it is told to end, or judges the folder once.
 pub fn run(args: &Run) -> ExitCode {
-    let threads = args.threads.map_or_else(|| std::thread::available_parallelism().map_or(2, usize::from), usize::from);
-    // Each connection is a file. What the system allows at most is what a gateway wants; if even that is refused, the usual limit holds.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let runtime = match threads {
-        // A single worker has nobody to share with, so it need not pay for sharing.
-        1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        _ => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
-    };
-    let outcome = match runtime {
-        Ok(runtime) if args.once => runtime.block_on(once::once(args)),
-        Ok(runtime) => runtime.block_on(serve::serve(args, threads)),
-        Err(error) => Err(format!("no threads can be had: {error}")),
-    };
-    ExitCode::from(outcome.unwrap_or_else(|fault| {
+    let threads = args.threads.map_or_else(process::cores, usize::from);
+    let work = async { if args.once { once::once(args).await } else { serve::serve(args, threads).await } };
+    let outcome = process::block_on(threads, work).map_err(|error| error.to_string());
+    ExitCode::from(outcome.flatten().unwrap_or_else(|fault| {
         eprintln!("isthmus: {fault}");
         FAILED
     }))

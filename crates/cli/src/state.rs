@@ -138,6 +138,8 @@ fn same_spec(a: &Object, b: &Object) -> bool {
         (Object::UdpRoute(a), Object::UdpRoute(b)) => a.spec == b.spec,
         (Object::BackendTlsPolicy(a), Object::BackendTlsPolicy(b)) => a.spec == b.spec,
         (Object::ReferenceGrant(a), Object::ReferenceGrant(b)) => a.spec == b.spec,
+        (Object::GatewayParameters(a), Object::GatewayParameters(b)) => a.spec == b.spec,
+        (Object::XMesh(a), Object::XMesh(b)) => a.spec == b.spec,
         _ => false,
     }
 }
@@ -155,6 +157,8 @@ fn metadata_mut(object: &mut Object) -> Option<&mut ObjectMeta> {
         Object::UdpRoute(object) => &mut Arc::make_mut(object).metadata,
         Object::BackendTlsPolicy(object) => &mut Arc::make_mut(object).metadata,
         Object::ReferenceGrant(object) => &mut Arc::make_mut(object).metadata,
+        Object::GatewayParameters(object) => &mut Arc::make_mut(object).metadata,
+        Object::XMesh(object) => &mut Arc::make_mut(object).metadata,
         _ => return None,
     })
 }
@@ -246,10 +250,17 @@ mod tests {
                     .to_owned(),
             ),
             ("ReferenceGrant", "{from: [{group: '', kind: Service, namespace: nPORT}], to: [{group: '', kind: Secret}]}".to_owned()),
+            ("GatewayParameters", "{replicas: PORT}".to_owned()),
+            ("XMesh", "{controllerName: a.example/PORT}".to_owned()),
         ] {
+            let api_version = match kind {
+                "GatewayParameters" => "isthmus.dev/v1alpha1",
+                "XMesh" => "gateway.networking.x-k8s.io/v1alpha1",
+                _ => "gateway.networking.k8s.io/v1",
+            };
             let text = |port: &str| {
                 let spec = spec.replace("PORT", port);
-                format!("apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n")
+                format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n")
             };
             let mut state = State::default();
             let generations = ["80", "80", "81"].map(|port| {

@@ -5,6 +5,7 @@
 mod room;
 mod shown;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,16 +64,22 @@ pub(crate) struct Sources {
 }
 
 impl Admin {
-    /// Opens the address and answers in a task: with its own pages, and `more` of others.
+    /// Opens the first address that can be had and answers in a task: with its own pages, and `more` of others. None: there are no addresses.
     ///
     /// # Errors
-    /// When the address cannot be had.
-    pub(crate) async fn start(address: SocketAddr, sources: Sources, more: Router) -> Result<Self, StartError> {
-        let fault = |source| StartError::Admin { address, source };
-        let listener = TcpListener::bind(address).await.map_err(fault)?;
-        let address = listener.local_addr().map_err(fault)?;
-        let task = tokio::spawn(accept(listener, router(sources).merge(more)));
-        Ok(Self { address, task })
+    /// When no address can be had: why the last one cannot.
+    pub(crate) async fn start(addresses: &[SocketAddr], sources: Sources, more: Router) -> Result<Option<Self>, StartError> {
+        let mut refused = Ok(None);
+        for address in addresses {
+            match open(*address).await {
+                Ok((listener, address)) => {
+                    let task = tokio::spawn(accept(listener, router(sources).merge(more)));
+                    return Ok(Some(Self { address, task }));
+                }
+                Err(source) => refused = Err(StartError::Admin { address: *address, source }),
+            }
+        }
+        refused
     }
 
     /// Where it answers: the port is the true one if 0 was asked for.
@@ -85,6 +92,13 @@ impl Drop for Admin {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// The socket, and its address with the true port.
+async fn open(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// `axum::serve` has no deadline for headers, so connections are driven here.
@@ -180,7 +194,8 @@ mod tests {
         let readiness = Arc::new(Readiness::default());
         let sources = Sources { telemetry, config: Arc::new(ArcSwap::from_pointee(config)), readiness };
         let more = Router::new().route("/more", get(|| async { "more" }));
-        (Admin::start(([127, 0, 0, 1], 0).into(), sources.clone(), more).await.expect("starts"), sources)
+        let admin = Admin::start(&[([127, 0, 0, 1], 0).into()], sources.clone(), more).await.expect("starts");
+        (admin.expect("there is an address"), sources)
     }
 
     /// The code and all of the response.
@@ -278,9 +293,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_in_use_is_an_error_that_names_it() {
+    async fn the_first_address_that_can_be_had_is_taken_and_the_last_one_in_use_is_named() {
         let (admin, sources) = start(Snapshot::default()).await;
-        let error = Admin::start(admin.address(), sources, Router::new()).await.expect_err("is in use");
-        assert!(error.to_string().starts_with(&format!("the admin address {} cannot be opened: ", admin.address())), "{error}");
+        let taken = admin.address();
+        let free = SocketAddr::from(([127, 0, 0, 3], 0));
+        let start = async |addresses: &[SocketAddr]| Admin::start(addresses, sources.clone(), Router::new()).await;
+        for (addresses, expected) in [(&[][..], None), (&[taken, free], Some(free.ip())), (&[free, taken], Some(free.ip()))] {
+            let admin = start(addresses).await.expect("none is needed, or one can be had");
+            assert_eq!(admin.map(|admin| admin.address().ip()), expected, "{addresses:?}");
+        }
+        let error = start(&[SocketAddr::from(([192, 0, 2, 1], 0)), taken]).await.expect_err("neither can be had");
+        assert!(error.to_string().starts_with(&format!("the admin address {taken} cannot be opened: ")), "{error}");
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod inbound;
 mod outbound;
 mod passthrough;
 pub(crate) mod socket;
+mod told;
 mod wanted;
 
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use crate::stream::reset;
 use crate::telemetry::{Captured, ConnectionFault, ParentMetrics, PortMetrics, Telemetry, Way};
 use absence::Absence;
 use socket::Original;
+use told::tell;
 use wanted::Wanted;
 
 /// How long a connection waits for the configuration that it needs. 1 s: a controller answers in a tenth of that, and clients that wait for
@@ -150,7 +152,11 @@ pub(crate) async fn serve<A: HttpServerApp + Send + Sync + 'static>(side: Side, 
     let original = match capture.original(side, &socket) {
         Ok(original) => original,
         Err(fault) => {
-            tracing::debug!(?side, %peer, ?fault, "refused");
+            let why = match fault {
+                ConnectionFault::Loop => "it leads to a port of the sidecar's, or to a pod that is not this one",
+                _ => "it was made to a port of the sidecar's, and not redirected to it",
+            };
+            tell(&context.streams.telemetry, (peer, socket.local_addr().unwrap_or(peer)), fault, why);
             return refuse(&socket, &at, fault);
         }
     };
@@ -164,6 +170,8 @@ pub(crate) async fn serve<A: HttpServerApp + Send + Sync + 'static>(side: Side, 
                 () = raised(&mut cut) => return,
             };
             if configured.is_none() {
+                let why = "this sidecar has no configuration yet, so its pod is not ready";
+                tell(&context.streams.telemetry, (peer, original), ConnectionFault::NotHeld, why);
                 return refuse(&caught.socket, &at, ConnectionFault::NotHeld);
             }
             let guard = at.accepted();

@@ -8,7 +8,7 @@ mod verifier;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashMap;
 use isthmus_routing::{Bundle, Certificate, Identity, Mesh, Snapshot, TrustDomain, Workloads};
@@ -16,30 +16,40 @@ use rustls::ServerConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, ServerConnection};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 use crate::upstream::{Authorities, ClientCertificate, PROVIDER, Unusable, UpstreamTls};
 use verifier::{OfClient, OfServer, Verifier};
 
 pub(crate) use verifier::reason;
 
-/// Our place in the mesh.
+/// What to do where the certificate of a workload is refused, behind why that is.
+pub(crate) const ADVICE: &str = ". Nothing was sent. If it is another workload's, the address was a moment ago the one's that was called: the \
+                                 controller tells within seconds, unless this log says that it is away. If it has expired or is not valid \
+                                 yet, look at the clocks of both nodes (NTP) and at the log of the sidecar there. If no authority of the mesh \
+                                 has signed it, see docs/mesh-identity.md";
+
+/// What a client of the mesh names by ALPN that only wants to see the certificate: the workload hears nothing of it.
+pub(crate) const PROBE: &[u8] = b"isthmus-identity";
+
+/// Our place in the mesh. Every sidecar knows everybody in it, so little is kept of those who are not called.
 #[derive(Debug)]
 pub(crate) struct Membership {
     trust: Arc<Trust>,
-    workloads: BTreeMap<Identity, Arc<Workloads>>,
+    /// In the order of their identities.
+    members: Vec<(Arc<Member>, Arc<Workloads>)>,
     /// Of our own pod: nobody there is called by TLS.
     own_addresses: Vec<IpAddr>,
-    upstreams: BTreeMap<Identity, Arc<UpstreamTls>>,
-    places: HashMap<IpAddr, Place, foldhash::fast::RandomState>,
+    places: HashMap<IpAddr, Arc<Member>, foldhash::fast::RandomState>,
 }
 
-/// Who is at an address.
+/// Somebody in the mesh.
 #[derive(Debug)]
-struct Place {
+struct Member {
     identity: Identity,
-    workloads: Arc<Workloads>,
-    tls: Arc<UpstreamTls>,
+    /// Made when one of its pods is called for the first time.
+    tls: OnceLock<Arc<UpstreamTls>>,
 }
 
 /// Whom we believe, and what we show.
@@ -58,6 +68,8 @@ pub(crate) struct Own {
     pub(crate) identity: Identity,
     /// The server name by which we are called.
     pub(crate) server_name: String,
+    /// When our certificate does, in seconds since 1970.
+    ends: u64,
     client: Arc<ClientCertificate>,
     server: Arc<ServerConfig>,
 }
@@ -81,44 +93,48 @@ impl Membership {
         };
         let previous = previous.filter(|previous| Arc::ptr_eq(&previous.trust, &trust));
         if let Some(previous) = previous
-            && previous.workloads == snapshot.workloads
+            && previous.has(&snapshot.workloads)
             && previous.own_addresses == own_addresses
         {
             return Some(previous.clone());
         }
-        let upstream = |identity: &Identity| {
-            let known = previous.and_then(|previous| previous.upstreams.get(identity));
-            known.cloned().unwrap_or_else(|| UpstreamTls::of_identity(&trust, identity))
+        let member = |identity: &Identity| {
+            let known = previous.and_then(|previous| previous.member(identity).map(|(member, _)| member.clone()));
+            known.unwrap_or_else(|| Arc::new(Member { identity: identity.clone(), tls: OnceLock::new() }))
         };
-        let upstreams: BTreeMap<_, _> =
-            snapshot.workloads.keys().map(|identity| (identity.clone(), upstream(identity))).collect();
-        let mut places = HashMap::default();
-        for (identity, workloads) in &snapshot.workloads {
-            for ip in workloads.pods.keys() {
-                let tls = upstreams[identity].clone();
-                places.insert(*ip, Place { identity: identity.clone(), workloads: workloads.clone(), tls });
-            }
+        let members: Vec<_> =
+            snapshot.workloads.iter().map(|(identity, workloads)| (member(identity), workloads.clone())).collect();
+        let count = snapshot.workloads.values().map(|workloads| workloads.pods.len()).sum();
+        let mut places = HashMap::with_capacity_and_hasher(count, foldhash::fast::RandomState::default());
+        for (member, workloads) in &members {
+            places.extend(workloads.pods.keys().map(|ip| (*ip, member.clone())));
         }
-        Some(Arc::new(Self {
-            workloads: snapshot.workloads.clone(),
-            own_addresses: own_addresses.to_vec(),
-            trust,
-            upstreams,
-            places,
-        }))
+        Some(Arc::new(Self { own_addresses: own_addresses.to_vec(), trust, members, places }))
+    }
+
+    fn has(&self, workloads: &BTreeMap<Identity, Arc<Workloads>>) -> bool {
+        let theirs = workloads.iter();
+        let ours = self.members.iter().map(|(member, workloads)| (&member.identity, workloads));
+        ours.eq(theirs)
+    }
+
+    fn member(&self, identity: &Identity) -> Option<&(Arc<Member>, Arc<Workloads>)> {
+        let place = self.members.binary_search_by(|(member, _)| member.identity.cmp(identity));
+        place.ok().map(|place| &self.members[place])
     }
 
     /// How a connection to this address is encrypted; none: nobody is known there who takes that, or it does not leave our own pod.
     pub(crate) fn upstream(&self, address: &SocketAddr) -> Option<&Arc<UpstreamTls>> {
         let ip = address.ip();
-        let place = self.places.get(&ip).filter(|_| !self.own_addresses.contains(&ip))?;
-        let is_plain = place.workloads.pods.get(&ip).is_some_and(|pod| pod.is_plain(address.port()));
-        (!is_plain).then_some(&place.tls)
+        let member = self.places.get(&ip).filter(|_| !self.own_addresses.contains(&ip))?;
+        let (_, workloads) = self.member(&member.identity)?;
+        let is_plain = workloads.pods.get(&ip).is_some_and(|pod| pod.is_plain(address.port()));
+        (!is_plain).then(|| member.tls.get_or_init(|| UpstreamTls::of_identity(&self.trust, &member.identity)))
     }
 
     /// Who is at this address.
     pub(crate) fn identity_at(&self, ip: &IpAddr) -> Option<&Identity> {
-        self.places.get(ip).map(|place| &place.identity)
+        self.places.get(ip).map(|member| &member.identity)
     }
 
     /// Within which names mean something.
@@ -129,6 +145,11 @@ impl Membership {
     /// Ourselves; none: we have no certificate.
     pub(crate) fn own(&self) -> Option<&Own> {
         self.trust.own.as_ref()
+    }
+
+    /// When our certificate ends, in seconds since 1970; 0: we have none.
+    pub(crate) fn certificate_ends(&self) -> u64 {
+        self.own().map_or(0, |own| own.ends)
     }
 
     /// Who the client of a connection is, of which the handshake was one of [`Own::server`]'s.
@@ -143,7 +164,10 @@ impl Trust {
         let bundle = Bundle { certificates: mesh.authorities.clone() };
         let authorities = Authorities::of([&bundle].into_iter());
         if authorities.store.is_empty() {
-            tracing::warn!("the mesh has no authority whose certificate can be read, so no workload's certificate is valid");
+            tracing::warn!(
+                "the mesh has no authority whose certificate can be read, so no workload's certificate is valid: put `ca.crt` of the Secret \
+                 isthmus-mesh-ca right, see docs/mesh-identity.md"
+            );
         }
         let algorithms = PROVIDER.signature_verification_algorithms;
         let verifier = Arc::new(Verifier::new(authorities.store.clone(), mesh.trust_domain.clone(), algorithms));
@@ -154,12 +178,16 @@ impl Trust {
                 Some(own)
             }
             Ok(None) => {
-                tracing::warn!("there is no certificate of our own, so no workload of the mesh is called and none can call");
+                tracing::warn!(
+                    "there is no certificate of our own, so no workload of the mesh is called and none can call: what this log says of the \
+                     controller and of the certificate is why"
+                );
                 None
             }
             Err(fault) => {
                 tracing::error!(
-                    "our own certificate cannot be used, so no workload of the mesh is called and none can call: {fault}"
+                    "our own certificate cannot be used, so no workload of the mesh is called and none can call: {fault}; look at the Secret \
+                     isthmus-mesh-ca and at the controller's trust domain"
                 );
                 None
             }
@@ -209,7 +237,15 @@ impl Own {
         let leaf = client.certified_key().cert.first().cloned().unwrap_or_else(|| CertificateDer::from(Vec::new()));
         let identity = verifier.identify(&leaf).map_err(|fault| NotOurs::NoIdentity(reason(&fault)))?;
         let server = Arc::new(accepting(PROVIDER.clone(), verifier, &client));
-        Ok(Self { server_name: identity.dns_name(domain), identity, client: Arc::new(client), server })
+        let (begins, ends) = life_of(&leaf);
+        let early = begins.saturating_sub(UnixTime::now().as_secs());
+        if early > 0 {
+            tracing::warn!(
+                "our own certificate is valid in {early} s only: the clock of this node is behind that of the controller; set it (NTP). Until \
+                 then what other workloads show may be refused here"
+            );
+        }
+        Ok(Self { server_name: identity.dns_name(domain), identity, ends, client: Arc::new(client), server })
     }
 
     /// What connections of other workloads are accepted with. Each handshake is a full one: a session that is resumed would be one of a
@@ -217,6 +253,13 @@ impl Own {
     pub(crate) fn server(&self) -> &Arc<ServerConfig> {
         &self.server
     }
+}
+
+/// From when until when a certificate is valid, in seconds since 1970.
+fn life_of(leaf: &CertificateDer<'_>) -> (u64, u64) {
+    let validity = X509Certificate::from_der(leaf).ok().map(|(_, leaf)| leaf.validity().clone());
+    let seconds = |time: ASN1Time| u64::try_from(time.timestamp()).unwrap_or_default();
+    validity.map_or((0, 0), |validity| (seconds(validity.not_before), seconds(validity.not_after)))
 }
 
 fn accepting(provider: Arc<CryptoProvider>, verifier: &Arc<Verifier>, own: &ClientCertificate) -> ServerConfig {
@@ -228,7 +271,7 @@ fn accepting(provider: Arc<CryptoProvider>, verifier: &Arc<Verifier>, own: &Clie
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // The client's choice, of which it names one: bytes are passed on to an application that speaks the same without TLS.
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), PROBE.to_vec()];
     config
 }
 

@@ -12,8 +12,10 @@ mod filter;
 mod identity;
 mod limits;
 mod listen;
+pub mod process;
 mod proxy;
 mod proxy_protocol;
+mod report;
 mod stream;
 mod telemetry;
 mod tls;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use isthmus_routing::{BackendKey, Certificate, GatewayKey, Snapshot, Version};
+use isthmus_routing::{BackendKey, Certificate, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -41,14 +43,15 @@ use crate::stream::Streams;
 use crate::telemetry::Telemetry;
 
 pub use crate::limits::Limits;
+pub use crate::report::{ListenerReport, Report, ServiceReport};
 
 /// How a data plane runs. See `docs/defaults.md` for every default with its reason.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Worker threads of the runtime that it runs in; sizes Pingora's pools.
     pub threads: usize,
-    /// Where `/readyz`, `/metrics` and `/debug/snapshot` answer; none: nowhere.
-    pub admin: Option<SocketAddr>,
+    /// Where `/readyz`, `/metrics` and `/debug/snapshot` answer: the first of these that can be had; none: nowhere.
+    pub admin: Vec<SocketAddr>,
     /// More pages for the admin server, none of which is one of its own.
     pub pages: axum::Router,
     /// Where access logs go.
@@ -74,7 +77,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             threads: 2,
-            admin: None,
+            admin: Vec::new(),
             pages: axum::Router::new(),
             access_log: AccessLog::Off,
             otlp: None,
@@ -155,41 +158,6 @@ impl std::str::FromStr for AccessLog {
     }
 }
 
-/// What became of a snapshot.
-#[derive(Debug, Clone, Default)]
-pub struct Report {
-    /// The snapshot that is served; none before the first.
-    pub version: Option<Version>,
-    /// Every listener of it on every address.
-    pub listeners: Vec<ListenerReport>,
-    /// Every Service of it on every address; none without [`Options::outbound`].
-    pub services: Vec<ServiceReport>,
-}
-
-/// A listener on one address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListenerReport {
-    /// The Gateway.
-    pub gateway: GatewayKey,
-    /// The listener's name.
-    pub name: String,
-    /// Where it listens (or cannot).
-    pub address: SocketAddr,
-    /// Why it cannot, in one line that says what to do.
-    pub fault: Option<String>,
-}
-
-/// A Service's port on one of its addresses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceReport {
-    /// The Service's port.
-    pub service: BackendKey,
-    /// Where it is listened on (or cannot be).
-    pub address: SocketAddr,
-    /// Why it cannot, in one line that says what to do.
-    pub fault: Option<String>,
-}
-
 /// A running data plane. Dropping it closes every listener and cuts every connection, unless a drain has begun.
 #[derive(Debug)]
 pub struct Dataplane {
@@ -268,14 +236,8 @@ impl Dataplane {
         });
         let shared = Arc::new(ArcSwap::from_pointee(Config::before(site.clone())));
         let readiness = Arc::new(Readiness::default());
-        let admin = match options.admin {
-            Some(address) => {
-                let sources =
-                    admin::Sources { telemetry: telemetry.clone(), config: shared.clone(), readiness: readiness.clone() };
-                Some(Admin::start(address, sources, options.pages.clone()).await?)
-            }
-            None => None,
-        };
+        let sources = admin::Sources { telemetry: telemetry.clone(), config: shared.clone(), readiness: readiness.clone() };
+        let admin = Admin::start(&options.admin, sources, options.pages.clone()).await?;
         let capture = options.capture.as_ref();
         let sockets = capture.map(capture::socket::open).transpose()?.unwrap_or_default();
         let capture = capture.map(|options| Arc::new(capture::Capture::new(options, site.clone(), original, &telemetry)));

@@ -26,6 +26,7 @@ use crate::Report;
 use crate::capture::Side;
 use crate::config::{Bind, CompiledParent, Config, Owner, Port, Shared, Site, Speech};
 use crate::drain::{Closing, State};
+use crate::identity::Membership;
 use crate::listen::accept::{Context, Entrance, Face};
 use crate::telemetry::Telemetry;
 use crate::tls::accept::Taker;
@@ -182,6 +183,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Manager<A> {
             capture.swapped(&config);
         }
         self.telemetry.config_served(config.version);
+        self.telemetry.certificate_ends(config.membership.as_deref().map(Membership::certificate_ends));
         for (bind, open) in &self.open {
             if let Some(port) = config.ports.get(bind).filter(|port| port.speech == open.speech) {
                 open.face.store(Arc::new(self.face(port)));

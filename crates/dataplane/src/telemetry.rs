@@ -5,7 +5,10 @@
 //! atomic additions and one formatted line.
 
 pub(crate) mod access_log;
+pub(crate) mod complaint;
 pub(crate) mod flags;
+#[cfg(test)]
+pub(crate) mod heard;
 pub(crate) mod metrics;
 pub(crate) mod stream;
 pub(crate) mod trace;
@@ -30,6 +33,7 @@ pub(crate) use trace::TraceContext;
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     metrics: metrics::Metrics,
+    complaints: complaint::Complaints,
     access_log: Option<access_log::AccessLogWriter>,
     spans: Option<trace::export::Exporter>,
 }
@@ -96,7 +100,7 @@ impl Telemetry {
             Some(endpoint) => Some(trace::export::Exporter::start(endpoint, metrics.spans.clone())?),
             None => None,
         };
-        Ok(Arc::new(Self { metrics, access_log, spans }))
+        Ok(Arc::new(Self { metrics, complaints: complaint::Complaints::default(), access_log, spans }))
     }
 
     /// The begin of a request's record: takes the time, and keeps or starts a trace from the request's headers.
@@ -165,6 +169,16 @@ impl Telemetry {
         if let Some(log) = &self.access_log {
             log.write_stream(record, summary);
         }
+    }
+
+    /// Has the log say why a connection is refused, unless it has said so of another one a short time ago.
+    pub(crate) fn complain(&self, fault: ConnectionFault, say: impl FnOnce()) {
+        self.complaints.make(fault, Instant::now(), say);
+    }
+
+    /// When our own certificate in the mesh ends, in seconds since 1970, 0 if we have none; none: there is no mesh.
+    pub(crate) fn certificate_ends(&self, ends: Option<u64>) {
+        self.metrics.config.certificate_ends(ends);
     }
 
     /// A snapshot is served now.

@@ -2,7 +2,7 @@
 //! protocol.
 //!
 //! Streams are connected with a rustls configuration of ours ([`UpstreamTls::connect`]). HTTP goes through Pingora's connector, which verifies
-//! the chain of every connection and the hostname; for subjectAltNames see [`proof`]. Whatever decides which connection may be
+//! the chain of every connection and the hostname; for subjectAltNames and workloads of the mesh see [`proof`]. Whatever decides which connection may be
 //! used is part of Pingora's pool key: nobody gets a connection that his own policy would not have accepted.
 
 mod announce;
@@ -25,7 +25,7 @@ use pingora_core::upstreams::peer::{HttpPeer, PeerOptions};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::{ClientConfig, HandshakeKind};
+use rustls::{AlertDescription, ClientConfig, HandshakeKind};
 use rustls_pki_types::{ServerName, UnixTime};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -35,7 +35,7 @@ use tokio_rustls::client::TlsStream;
 use crate::identity::{self, Trust};
 use crate::proxy::defaults;
 use crate::proxy_protocol::{self, Ends};
-use proof::{Leaf, Proofs};
+use proof::{Leaf, Proofs, Target};
 use verifier::Verifier;
 
 pub(crate) use announce::dial;
@@ -141,10 +141,6 @@ impl Caller {
     pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
         self.certificate.as_deref()
     }
-
-    fn certificate_id(&self) -> Option<u64> {
-        self.certificate.as_ref().map(|certificate| certificate.id())
-    }
 }
 
 /// Client certificates that one backend is asked with at the same time; past it sessions are not resumed.
@@ -230,7 +226,7 @@ impl UpstreamTls {
     /// Sets what a peer of this backend needs; the name is what Pingora verifies, unless it has to be one of the subjectAltNames.
     pub(crate) fn set(&self, options: &mut PeerOptions) {
         options.ca.clone_from(&self.roots);
-        options.verify_hostname = !self.needs_proof();
+        options.verify_hostname = !self.terms.have_names();
     }
 
     /// SNI.
@@ -238,12 +234,10 @@ impl UpstreamTls {
         &self.server_name
     }
 
-    /// Whether a connection of Pingora's has to be asked for with [`UpstreamTls::admit`] before a request is sent on it.
-    ///
-    /// > 3. If SubjectAltNames are specified, Hostname can be used for certificate selection
-    /// >    but MUST NOT be used for authentication.
+    /// Whether a connection of Pingora's has to be asked for with [`UpstreamTls::admit`] before a request is sent on it: what it must show is
+    /// more than Pingora verifies.
     pub(crate) fn needs_proof(&self) -> bool {
-        matches!(&self.terms, Terms::Policy { validation, .. } if !validation.subject_alt_names.is_empty())
+        self.is_mesh() || self.terms.have_names()
     }
 
     /// Whether a connection of Pingora's, of which this is the digest, shows a certificate that fulfils the policy. Asks the endpoint if
@@ -260,7 +254,7 @@ impl UpstreamTls {
             return Err(Arc::new(UpstreamTlsError::Refused("it is not known".to_owned())));
         };
         let probe = self.probe(address, caller, version);
-        self.proofs.admit(&leaf, (address, caller.certificate_id()), probe, within).await
+        self.proofs.admit(&leaf, self.target(address, caller), probe, within).await
     }
 
     /// Why this endpoint must not be asked, or was refused a moment ago.
@@ -274,7 +268,7 @@ impl UpstreamTls {
             Terms::Mesh(_) if version.is_some() => return Some(Arc::new(UpstreamTlsError::Announced)),
             _ => {}
         }
-        if self.needs_proof() { self.proofs.recent_failure(&(address, caller.certificate_id())) } else { None }
+        if self.needs_proof() { self.proofs.recent_failure(&self.target(address, caller)) } else { None }
     }
 
     /// Says in the log why a certificate is refused, unless it has done so a short time ago.
@@ -282,7 +276,8 @@ impl UpstreamTls {
         let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
         if complained.is_none_or(|at| at.elapsed() >= COMPLAINTS) {
             *complained = Some(Instant::now());
-            tracing::warn!("the certificate of {address}, for `{}`, is refused: {fault}", self.server_name);
+            let advice = if self.is_mesh() { identity::ADVICE } else { "" };
+            tracing::warn!("the certificate of {address}, for `{}`, is refused: {fault}{advice}", self.server_name);
         }
     }
 
@@ -293,11 +288,14 @@ impl UpstreamTls {
         caller: &Caller,
         version: Option<ProxyProtocol>,
     ) -> Result<Leaf, UpstreamTlsError> {
-        let mut config = self.make_config(caller.certificate.as_deref());
+        let mut config = self.make_config(self.shown(caller.certificate()));
         // A resumed session has the certificate of the one before it, which need not be what the endpoint shows now.
         config.resumption = Resumption::disabled();
-        // Some servers do not speak to clients without ALPN.
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = match self.terms {
+            // Some servers do not speak to clients without ALPN.
+            Terms::Policy { .. } => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            Terms::Mesh(_) => vec![identity::PROBE.to_vec()],
+        };
         let shake = async {
             let header = caller.header(version);
             let stream = announce::dial(address, &header).await.map_err(UpstreamTlsError::Unreachable)?;
@@ -371,6 +369,10 @@ impl UpstreamTls {
         }
     }
 
+    fn target(&self, address: SocketAddr, caller: &Caller) -> Target {
+        (address, self.shown(caller.certificate()).map(ClientCertificate::id))
+    }
+
     fn lacks_identity(&self) -> bool {
         matches!(&self.terms, Terms::Mesh(trust) if trust.shown().is_none())
     }
@@ -384,6 +386,9 @@ impl UpstreamTls {
             (Terms::Mesh(_), Some(fault @ rustls::Error::InvalidCertificate(_))) => {
                 UpstreamTlsError::Refused(identity::reason(fault))
             }
+            (Terms::Mesh(_), Some(rustls::Error::AlertReceived(AlertDescription::UnrecognisedName))) => {
+                UpstreamTlsError::Refused("the workload there says that it is another one".to_owned())
+            }
             _ => UpstreamTlsError::Handshake(error),
         }
     }
@@ -396,6 +401,14 @@ impl std::fmt::Debug for UpstreamTls {
 }
 
 impl Terms {
+    /// Whether the certificate has to have one of these names.
+    ///
+    /// > 3. If SubjectAltNames are specified, Hostname can be used for certificate selection
+    /// >    but MUST NOT be used for authentication.
+    fn have_names(&self) -> bool {
+        matches!(self, Self::Policy { validation, .. } if !validation.subject_alt_names.is_empty())
+    }
+
     fn are(&self, wanted: &BackendValidation, held: &[Option<Arc<Bundle>>]) -> bool {
         matches!(self, Self::Policy { validation, bundles } if validation == wanted && bundles == held)
     }

@@ -1,4 +1,4 @@
-//! Annotations by which a pod says what is captured, and what is asked of its callers.
+//! Annotations by which a pod says what is captured, what is asked of its callers, and how its sidecar runs.
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -9,18 +9,21 @@ use crate::pod;
 const OUTBOUND_PORTS: &str = "isthmus.dev/exclude-outbound-ports";
 const INBOUND_PORTS: &str = "isthmus.dev/exclude-inbound-ports";
 const OUTBOUND_CIDRS: &str = "isthmus.dev/exclude-outbound-cidrs";
+const THREADS: &str = "isthmus.dev/proxy-threads";
 const MTLS: &str = "isthmus.dev/mtls";
 const MTLS_PORTS: &str = "isthmus.dev/mtls-ports";
 
-/// What is not captured, each list in the order in which it was written.
+/// What is not captured, each list in the order in which it was written, and how the sidecar runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Annotations {
     pub(crate) outbound_ports: Vec<u16>,
     pub(crate) inbound_ports: Vec<u16>,
     pub(crate) outbound_cidrs: Vec<IpNet>,
+    /// The sidecar's worker threads; none: as many as it takes by itself.
+    pub(crate) threads: Option<u16>,
 }
 
-/// Reads those of the redirect. Those about mTLS are the controller's; here they are only looked at, so that a slip is told at once.
+/// Reads those of the two containers. Those about mTLS are the controller's; here they are only looked at, so that a slip is told at once.
 pub(crate) fn read(pod: &Value) -> Result<Annotations, Refusal> {
     parse(pod, MTLS, |text| mode(text).map(|()| Vec::<()>::new()))?;
     parse(pod, MTLS_PORTS, |text| {
@@ -37,6 +40,7 @@ pub(crate) fn read(pod: &Value) -> Result<Annotations, Refusal> {
         outbound_ports: parse(pod, OUTBOUND_PORTS, |text| split(text).map(port).collect())?,
         inbound_ports: parse(pod, INBOUND_PORTS, |text| split(text).map(port).collect())?,
         outbound_cidrs: parse(pod, OUTBOUND_CIDRS, |text| split(text).map(cidr).collect())?,
+        threads: parse(pod, THREADS, |text| threads(text).map(|threads| vec![threads]))?.first().copied(),
     })
 }
 
@@ -59,6 +63,11 @@ fn port(text: &str) -> Result<u16, String> {
 fn cidr(text: &str) -> Result<IpNet, String> {
     let cidr = text.parse().ok().or_else(|| text.parse().ok().map(|address: std::net::IpAddr| IpNet::from(address)));
     cidr.map(|cidr: IpNet| cidr.trunc()).ok_or_else(|| format!("`{text}` is not a CIDR such as 10.0.0.0/8"))
+}
+
+fn threads(text: &str) -> Result<u16, String> {
+    let threads = text.parse().ok().filter(|threads| (1..=1024).contains(threads));
+    threads.ok_or_else(|| format!("`{text}` is not a number of threads from 1 to 1024"))
 }
 
 fn mode(text: &str) -> Result<(), String> {

@@ -50,14 +50,14 @@ pub(crate) fn redirect(settings: &Settings, annotations: &Annotations) -> Value 
 }
 
 /// The sidecar. Whatever starts after it waits until it serves.
-pub(crate) fn proxy(settings: &Settings, probes: &[Value], scrape: Option<&Value>) -> Value {
+pub(crate) fn proxy(settings: &Settings, annotations: &Annotations, asked: (&[Value], Option<&Value>)) -> Value {
     json!({
         "name": PROXY,
         "image": settings.proxy.name,
         "imagePullPolicy": settings.proxy.pull_policy,
         "args": ["run"],
         "restartPolicy": "Always",
-        "env": environment(settings, probes, scrape),
+        "env": environment(settings, annotations, asked),
         "ports": [{ "name": "isthmus-admin", "containerPort": ADMIN, "protocol": "TCP" }],
         // Ten minutes for a controller that is away: each restart after that would only add to the wait.
         "startupProbe": ready(1, 600),
@@ -95,7 +95,7 @@ pub(crate) fn volumes() -> [Value; 2] {
     ]
 }
 
-fn environment(settings: &Settings, probes: &[Value], scrape: Option<&Value>) -> Vec<Value> {
+fn environment(settings: &Settings, annotations: &Annotations, (probes, scrape): (&[Value], Option<&Value>)) -> Vec<Value> {
     let literal = |name: &str, value: &str| json!({ "name": name, "value": verbatim(value) });
     let field =
         |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
@@ -111,6 +111,7 @@ fn environment(settings: &Settings, probes: &[Value], scrape: Option<&Value>) ->
     if !probes.is_empty() {
         variables.push(literal("ISTHMUS_PROBES", &Value::from(probes).to_string()));
     }
+    variables.extend(annotations.threads.map(|threads| literal("ISTHMUS_THREADS", &threads.to_string())));
     variables.extend(scrape.map(|scrape| literal("ISTHMUS_SCRAPE", &scrape.to_string())));
     variables
 }

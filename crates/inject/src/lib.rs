@@ -93,7 +93,8 @@ fn try_inject(pod: &Value, namespace: &Value, settings: &Settings) -> Result<Res
     let mut pod = pod.clone();
     let probes = probes::rewrite(&mut pod)?;
     let scrape = scrape::rewrite(&mut pod);
-    let own = [containers::redirect(settings, &annotations), containers::proxy(settings, &probes, scrape.as_ref())];
+    let proxy = containers::proxy(settings, &annotations, (&probes, scrape.as_ref()));
+    let own = [containers::redirect(settings, &annotations), proxy];
     list(&mut pod, "initContainers").splice(0..0, own);
     list(&mut pod, "volumes").extend(containers::volumes());
     object(object(&mut pod, "metadata"), "annotations")[INJECTED] = settings.version.as_str().into();

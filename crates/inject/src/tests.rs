@@ -176,6 +176,7 @@ fn pods_that_are_refused() {
         ),
         (note("isthmus.dev/exclude-inbound-ports", "80,"), json!({}), "`` is not a port from 1 to 65535"),
         (note("isthmus.dev/exclude-outbound-cidrs", "10.0.0.0/33"), json!({}), "`10.0.0.0/33` is not a CIDR such as 10.0.0.0/8"),
+        (note("isthmus.dev/proxy-threads", "0"), json!({}), "`0` is not a number of threads from 1 to 1024"),
         (note("isthmus.dev/mtls", "Strict"), json!({}), "`Strict` is neither strict nor permissive"),
         (note("isthmus.dev/mtls-ports", "80=strict,81"), json!({}), "`81` is not PORT=strict or PORT=permissive"),
         (note("isthmus.dev/mtls-ports", "80=off"), json!({}), "`off` is neither strict nor permissive"),
@@ -208,10 +209,13 @@ fn annotations_that_are_taken() {
         "isthmus.dev/mtls-ports": "8080=strict, 9090=permissive",
         "isthmus.dev/exclude-outbound-ports": "",
         "isthmus.dev/exclude-outbound-cidrs": " 10.1.2.3/8 ,192.0.2.1, fd00::1/8",
+        "isthmus.dev/proxy-threads": "3",
     });
     let pod = injected(&pod(json!({ "annotations": annotations }), json!({})));
     let args = json!(["redirect", "--exclude-outbound-cidrs=10.0.0.0/8,192.0.2.1/32,fd00::/8"]);
     assert_eq!(pod["spec"]["initContainers"][0]["args"], args);
+    let variables = pod["spec"]["initContainers"][1]["env"].as_array().unwrap();
+    assert!(variables.contains(&json!({ "name": "ISTHMUS_THREADS", "value": "3" })), "{variables:?}");
 }
 
 #[test]

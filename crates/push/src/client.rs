@@ -4,6 +4,7 @@ mod backoff;
 mod certificate;
 pub(crate) mod connect;
 mod file;
+mod following;
 mod held;
 mod session;
 mod staging;
@@ -24,13 +25,15 @@ use tokio::time::Instant;
 
 use crate::Ping;
 
-use self::backoff::{Backoff, Complaints};
+use self::backoff::{Complaints, Tries};
 use self::certificate::{Keeper, Requests};
 use self::connect::{ConnectError, Target};
 use self::held::Held;
 use self::session::{End, Session};
 use self::store::Store;
 use self::wanted::Wanted;
+
+pub use self::following::Following;
 
 /// How a proxy reaches its controller.
 #[derive(Debug, Clone)]
@@ -68,12 +71,20 @@ pub struct Limits {
     pub serve: Duration,
     /// How long the controller may take to answer a request for a certificate before it is asked again.
     pub answer: Duration,
+    /// Over how long proxies are spread that renew their certificates because another authority gives them now.
+    pub spread: Duration,
     /// The longest wait before the second try to connect, or to get a certificate, which doubles from try to try; each wait is drawn evenly from what is allowed.
     pub first_wait: Duration,
     /// The longest wait of all.
     pub longest_wait: Duration,
-    /// How long a stream must live before the waits begin anew.
+    /// How long a stream must live to be one after which the controller is expected back.
     pub healthy: Duration,
+    /// About how often it is tried to connect while a controller is expected at any moment, and over how long the first tries of proxies
+    /// are spread whose streams end together.
+    pub pace: Duration,
+    /// For how long a controller is expected at any moment: after the start, and after a stream that has lived, or that has ended because
+    /// another controller leads.
+    pub expected: Duration,
     /// When a controller that says nothing is dead.
     pub ping: Ping,
 }
@@ -85,9 +96,12 @@ impl Default for Limits {
             message: 64 << 20,
             serve: Duration::from_secs(30),
             answer: Duration::from_secs(15),
+            spread: Duration::from_secs(60),
             first_wait: Duration::from_millis(100),
             longest_wait: Duration::from_secs(10),
             healthy: Duration::from_secs(10),
+            pace: Duration::from_secs(1),
+            expected: Duration::from_secs(60),
             ping: Ping::default(),
         }
     }
@@ -104,8 +118,6 @@ pub struct Outcome {
 
 /// Referrals that are followed one after the other before the controllers' Service is asked again.
 const REFERRALS: u32 = 3;
-/// A wait for a leader is no longer than this: there will be one soon.
-const LEADERLESS: Duration = Duration::from_secs(1);
 
 /// Follows the controller for ever. The last good configuration is sent to `snapshots` before anything else; then each committed version,
 /// completed with what was held for its kept references. What `snapshots` holds at first is not looked at, and the first value that is sent
@@ -168,7 +180,7 @@ async fn follow(
         asks.wanted.store(stored.snapshot.services.keys());
         held.restore(stored).await;
     }
-    let mut backoff = Backoff::new(&options.limits);
+    let mut tries = Tries::new(&options.limits);
     let mut complaints = Complaints::default();
     let mut referrals = Referrals::default();
     loop {
@@ -182,23 +194,27 @@ async fn follow(
                 let end = Session::new(stream, &mut held, &mut asks, store.as_ref(), &options.limits).run().await;
                 let healthy = opened.elapsed() >= options.limits.healthy;
                 if healthy {
-                    backoff.reset();
                     referrals.reset();
+                }
+                if healthy || matches!(end, End::Refer(_)) {
+                    tries.are_due_anew();
                 }
                 match end {
                     End::Renew if healthy => None,
-                    End::Refer(Some(address)) if referrals.follow(address) => None,
                     end => {
-                        tracing::warn!(%target, "the stream from the controller has ended: {end}; what is served stays");
-                        Some(backoff.next(options.limits.longest_wait))
+                        end.tell(&target);
+                        if let End::Refer(Some(address)) = end {
+                            // Where it is one referral too many, the Service is asked.
+                            let _ = referrals.follow(address);
+                        }
+                        Some(tries.after_stream())
                     }
                 }
             }
             Err(ConnectError::Referred(address)) if referrals.follow(address) => None,
             Err(error) => {
-                complaints.say(&format!("{target}: {error}"), held.version().is_some());
-                let longest = if error.is_short() { LEADERLESS } else { options.limits.longest_wait };
-                Some(backoff.next(longest))
+                complaints.say(&format!("{target}: {error}"), held.version().is_some(), tries.are_for_its_return());
+                Some(tries.after_failure(error.outlook()))
             }
         };
         asks.presence.is_away();

@@ -3,6 +3,7 @@
 
 mod accept;
 mod admit;
+mod failures;
 mod parts;
 mod published;
 mod registry;
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 
 use crate::Ping;
 
+use self::failures::Failures;
 use self::published::Published;
 use self::registry::Registry;
 use self::strangers::Strangers;
@@ -164,6 +166,12 @@ pub struct Limits {
     pub strangers_each: usize,
     /// Tokens that are looked at at once; more wait.
     pub authentications: usize,
+    /// Tokens that were not taken, within [`Limits::forget`]; then hardly any token is looked at (503).
+    pub failures: usize,
+    /// Of these, from one address; then hardly any from there is (429).
+    pub failures_each: usize,
+    /// How long it takes until such a number of tokens is forgotten, one after the other.
+    pub forget: Duration,
     /// The TLS handshake, from accept.
     pub handshake: Duration,
     /// The request with its token and the first message, from the handshake's end.
@@ -193,6 +201,9 @@ impl Default for Limits {
             strangers: 512,
             strangers_each: 64,
             authentications: 32,
+            failures: 600,
+            failures_each: 30,
+            forget: Duration::from_secs(60),
             handshake: Duration::from_secs(10),
             admission: Duration::from_secs(10),
             item: 64 << 20,
@@ -267,6 +278,8 @@ pub struct Counts {
     pub referred: AtomicU64,
     /// Requests with a token that was not taken (401, 403).
     pub denied: AtomicU64,
+    /// Requests whose token was not looked at, because too many of their address, or of all, were not taken.
+    pub limited: AtomicU64,
     /// Requests that were refused for another reason.
     pub refused: AtomicU64,
     /// Connections that were cut before they had a stream: no handshake, no request, nothing said.
@@ -308,6 +321,7 @@ struct Shared {
     streams: Arc<Semaphore>,
     strangers: Arc<Strangers>,
     authentications: Semaphore,
+    failures: Failures,
 }
 
 impl Server {
@@ -323,6 +337,7 @@ impl Server {
             streams: Arc::new(Semaphore::new(limits.streams)),
             strangers: Strangers::new(limits.strangers, limits.strangers_each),
             authentications: Semaphore::new(limits.authentications),
+            failures: Failures::new(limits.failures, limits.failures_each, limits.forget),
             published: receiver,
             registry: Arc::default(),
             counts: Arc::default(),

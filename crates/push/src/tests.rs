@@ -1,6 +1,7 @@
 //! Servers and proxies over real sockets. The data plane is a task that serves whatever it is given.
 
 mod certificate;
+mod heard;
 mod hostile;
 pub(crate) mod mesh;
 mod model;
@@ -121,31 +122,38 @@ impl Drop for Folder {
 
 /// A certificate of `ServiceAccount/shop/app` for a public key, which began ten minutes ago, signed by nobody in particular.
 pub(crate) fn issued(key: &impl rcgen::PublicKeyData, life: Duration) -> String {
-    issued_to("spiffe://cluster.local/ns/shop/sa/app", key, life)
+    Authority::new().workload(key, life)
 }
 
-fn issued_to(uri: &str, key: &impl rcgen::PublicKeyData, life: Duration) -> String {
+fn issued_to(uri: &str, key: &impl rcgen::PublicKeyData, life: Duration, authority: &Authority) -> String {
     let mut params = CertificateParams::default();
     params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
     let now = std::time::SystemTime::now();
     params.not_before = (now - Duration::from_secs(600)).into();
     params.not_after = (now + life).into();
-    params.signed_by(key, &Authority::new().issuer).unwrap().pem()
+    params.signed_by(key, &authority.issuer).unwrap().pem()
 }
 
 /// A CA.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("CA {}", NEXT.fetch_add(1, Ordering::Relaxed)));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// As [`issued`], by this one.
+    pub(crate) fn workload(&self, key: &impl rcgen::PublicKeyData, life: Duration) -> String {
+        issued_to("spiffe://cluster.local/ns/shop/sa/app", key, life, self)
     }
 
     fn issue(&self, name: &str) -> Arc<Certificate> {
@@ -166,6 +174,8 @@ struct Bed {
     tls: watch::Sender<Arc<Certificate>>,
     role: watch::Sender<Role>,
     authority: Arc<Authority>,
+    /// How many tokens were looked at.
+    looked_at: Arc<AtomicU32>,
 }
 
 /// The token `good POD` is that of a proxy of [`edge`], `workload NAMESPACE/POD` that of a sidecar.
@@ -195,9 +205,14 @@ impl Bed {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let (tls, tls_seen) = watch::channel(authority.issue(SERVER_NAME));
         let (role, role_seen) = watch::channel(Role::Leader);
-        let authenticate: server::Authenticate = Arc::new(|token| Box::pin(async move { authenticate(&token) }));
+        let looked_at = Arc::<AtomicU32>::default();
+        let counted = looked_at.clone();
+        let authenticate: server::Authenticate = Arc::new(move |token| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move { authenticate(&token) })
+        });
         let options = server::Options { tls: tls_seen, authenticate, sign, role: role_seen, models, limits };
-        Self { server: Server::start(listener, options).unwrap(), tls, role, authority }
+        Self { server: Server::start(listener, options).unwrap(), tls, role, authority, looked_at }
     }
 
     fn publish(&self, snapshot: &Snapshot) -> Version {
@@ -270,6 +285,7 @@ impl ProxyBed {
             first_wait: Duration::from_millis(20),
             longest_wait: Duration::from_millis(100),
             healthy: Duration::ZERO,
+            pace: Duration::from_millis(50),
             ..ClientLimits::default()
         };
         let options = client::Options {

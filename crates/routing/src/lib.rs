@@ -33,7 +33,7 @@ pub use listener::{Attachment, Gateway, Listener, Protocol};
 pub use matching::stream_table::{StreamFound, StreamTable};
 pub use matching::table::{Found, RouteTable};
 pub use matching::{GrpcMatch, HeaderMatch, HttpMatch, MethodMatch, PathMatch, QueryParamMatch, Request};
-pub use mesh::{Frontend, FrontendKey, Identity, Inbound, Mesh, MeshedPod, MtlsMode, Spoken, TrustDomain, Workloads};
+pub use mesh::{Frontend, FrontendKey, Identity, Inbound, Mesh, MeshedPod, MtlsMode, Pods, Spoken, TrustDomain, Workloads};
 pub use name::{BackendKey, BundleKey, BundleKind, CertificateKey, GatewayKey, RouteKey, RouteKind, Transport};
 pub use parent::ServiceParent;
 pub use retry::Retry;

@@ -1,5 +1,7 @@
 //! Workloads of the mesh: who they are, where they are, and what is asked of those who call them.
 
+mod pods;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -10,6 +12,8 @@ use sha2::{Digest, Sha256};
 
 use crate::Hostname;
 use crate::name::{InvalidName, as_text};
+
+pub use pods::Pods;
 
 /// Who a workload is: its ServiceAccount. Its text is `ServiceAccount/namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -128,7 +132,8 @@ as_text!(Identity, TrustDomain);
 pub struct Mesh {
     /// Within which their names mean something.
     pub trust_domain: TrustDomain,
-    /// PEM: the certificates of the authorities, at least one; while the authority changes, the old and the new.
+    /// PEM: the certificates of the authorities, at least one; while the authority changes, the old and the new. The first is the one below
+    /// which certificates are given now.
     pub authorities: String,
 }
 
@@ -136,7 +141,7 @@ pub struct Mesh {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workloads {
     /// Their pods, by address.
-    pub pods: BTreeMap<IpAddr, MeshedPod>,
+    pub pods: Pods,
 }
 
 /// A pod with a sidecar.

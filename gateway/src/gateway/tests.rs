@@ -1,10 +1,11 @@
 //! A gateway with a controller's server in the same process, over real sockets.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::Parser;
-use isthmus_dataplane::ListenerReport;
 use isthmus_push::server::{self, Denied, Peer, Publication, Role, Server, Subject};
 use isthmus_routing::snapshot::Models;
 use isthmus_routing::{
@@ -188,24 +189,4 @@ async fn it_asks_for_a_certificate_where_there_is_a_mesh_and_serves_without_one(
     };
     tokio::time::timeout(SOON, asks).await.expect("it asks");
     assert_eq!((at(port).await, get(gateway.admin().unwrap(), "/readyz").await), (Some(404), Some(200)));
-}
-
-#[test]
-fn a_listener_has_the_faults_of_all_its_addresses() {
-    let listener = |name: &str, ip: [u8; 4], fault: Option<&str>| ListenerReport {
-        gateway: edge(),
-        name: name.to_owned(),
-        address: (ip, 80).into(),
-        fault: fault.map(str::to_owned),
-    };
-    let listeners = vec![
-        listener("a", [127, 0, 0, 1], Some("in use")),
-        listener("a", [127, 0, 0, 2], Some("not here")),
-        listener("b", [127, 0, 0, 1], Some("no certificate")),
-        listener("b", [127, 0, 0, 2], Some("no certificate")),
-        listener("c", [127, 0, 0, 1], None),
-    ];
-    let faults = outcome(&Report { listeners, ..Report::default() }).faults;
-    let faults: Vec<_> = faults.iter().map(|(name, fault)| (name.as_str(), fault.as_str())).collect();
-    assert_eq!(faults, [("a", "in use; not here"), ("b", "no certificate")]);
 }

@@ -1,6 +1,7 @@
 //! A sidecar with a controller's server in the same process, over real sockets. What the kernel redirects is tested where there are network
 //! namespaces; here nothing is redirected.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use clap::Parser;

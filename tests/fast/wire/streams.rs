@@ -29,7 +29,7 @@ async fn before(endpoints: &[SocketAddr]) -> (Bed, SocketAddr) {
 /// A data plane that tells its metrics.
 async fn before_with(endpoints: &[SocketAddr], edit: impl FnOnce(&mut Snapshot)) -> (Bed, SocketAddr) {
     let address = own_address();
-    let admin = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let admin = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
     let bed = Bed::start(Options { admin, ..options(short()) }).await;
     let mut snapshot = streams_to(address, endpoints, Protocol::Tcp);
     edit(&mut snapshot);

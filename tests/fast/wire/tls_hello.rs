@@ -25,7 +25,7 @@ const ALERT: u8 = 0x15;
 async fn before(takes_all: bool) -> (Bed, SocketAddr) {
     let a = certificate("a.test");
     let ip = own_address();
-    let admin = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let admin = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
     let bed = Bed::start(Options { admin, ..options(short()) }).await;
     let listeners = [("a", Some("a.test"), &a), ("all", None, &a)];
     bed.serve(https(ip, mirror_text().await, if takes_all { &listeners } else { &listeners[..1] })).await;

@@ -8,7 +8,7 @@ mod far;
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -48,7 +48,7 @@ struct Flags {
     /// A Markdown file for the figures.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Measure the release binary that is there instead of building it first.
+    /// Measure the sidecar that is there instead of building it first.
     #[arg(long)]
     no_build: bool,
 }
@@ -67,8 +67,8 @@ pub(super) fn run(flags: &[String]) -> Result<(), Fault> {
         Err(error) => return Err(Fault::said(error.to_string())),
     };
     requirements()?;
-    pods::build(!flags.no_build)?;
-    let report = measure()?;
+    let sidecar = pods::build(!flags.no_build)?;
+    let report = measure(&sidecar)?;
     println!("\n{report}");
     if let Some(out) = &flags.out {
         let out = workspace::caller().join(out);
@@ -81,8 +81,8 @@ pub(super) fn run(flags: &[String]) -> Result<(), Fault> {
     }
 }
 
-fn measure() -> Result<Report, Fault> {
-    let pods = Pods::new(env::temp_dir().join(format!("isthmus-bench-memory-{}", std::process::id())))?;
+fn measure(sidecar: &Path) -> Result<Report, Fault> {
+    let pods = Pods::new(env::temp_dir().join(format!("isthmus-bench-memory-{}", std::process::id())), sidecar)?;
     // Whoever is called there is the one server.
     pods.of(Side::Server).ip(&["route", "add", "local", PODS, "dev", "lo"])?;
     let authority = Authority::new()?;

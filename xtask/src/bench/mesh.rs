@@ -14,7 +14,7 @@ pub(super) mod pods;
 mod report;
 pub(super) mod server;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use std::{env, fs, thread};
@@ -25,7 +25,7 @@ use crate::bench::edge::{procfs::Memory, tools};
 use crate::fault::{Context as _, Fault};
 use crate::suites::netns;
 use crate::{process, workspace};
-use contender::{Contender, Kind};
+use contender::{Contender, Kind, Programs};
 use load::quantile;
 use report::{Measured, Report, Slice};
 
@@ -44,9 +44,12 @@ struct Flags {
     /// How long a slice is, in seconds.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Measure the release binary that is there instead of building it first.
+    /// Measure the sidecar that is there instead of building it first.
     #[arg(long)]
     no_build: bool,
+    /// An `isthmus-mesh-proxy` of before a change: the second pair are these.
+    #[arg(long)]
+    before: Option<PathBuf>,
     /// Leave the sidecars out: only the others, and no aims.
     #[arg(long)]
     others_only: bool,
@@ -64,15 +67,16 @@ pub(super) fn run(flags: &[String]) -> Result<(), Fault> {
         kinds.splice(1..1, [Kind::Isthmus, Kind::Again]);
     }
     // The sidecar's rules are everybody's.
-    pods::build(!flags.no_build)?;
-    let envoy = tools::envoy()?;
+    let sidecar = pods::build(!flags.no_build)?;
+    let again = flags.before.as_ref().map_or_else(|| sidecar.clone(), |path| workspace::caller().join(path));
+    let programs = Programs { sidecar, again, envoy: tools::envoy()? };
     // All threads that are started from here on, and not those that were started before: there are none.
     process::capture(Command::new("taskset").args(["-p", "-c", "0", &std::process::id().to_string()]))?;
     let folder = |kind: Kind| {
         let name = kind.as_str().replace([' ', ','], "-");
         env::temp_dir().join(format!("isthmus-bench-mesh-{}-{name}", std::process::id()))
     };
-    let contenders = kinds.iter().map(|kind| Contender::start(*kind, folder(*kind), &envoy)).collect::<Result<Vec<_>, _>>()?;
+    let contenders = kinds.iter().map(|kind| Contender::start(*kind, folder(*kind), &programs)).collect::<Result<Vec<_>, _>>()?;
     thread::sleep(Duration::from_secs(1));
     let idle = contenders.iter().map(Contender::memory).collect::<Result<Vec<_>, _>>()?;
     println!("{} rounds of {} ways, {} s each.", flags.rounds, kinds.len(), flags.seconds);
@@ -81,10 +85,9 @@ pub(super) fn run(flags: &[String]) -> Result<(), Fault> {
     let load = [before, busy()];
     let loaded = contenders.iter().map(Contender::memory).collect::<Result<Vec<_>, _>>()?;
     let memory = idle.into_iter().zip(loaded).map(|(idle, loaded): (Option<[Memory; 2]>, _)| Some([idle?, loaded?]));
-    let measured =
-        contenders.iter().zip(slices).zip(memory).map(|((one, slices), memory)| {
-            Ok(Measured { kind: one.kind(), version: version(one.kind(), &envoy)?, slices, memory })
-        });
+    let measured = contenders.iter().zip(slices).zip(memory).map(|((one, slices), memory)| {
+        Ok(Measured { kind: one.kind(), version: version(programs.proxy(one.kind()))?, slices, memory })
+    });
     let report = Report::new(measured.collect::<Result<_, Fault>>()?, flags.seconds, load);
     println!("\n{report}");
     if let Some(out) = &flags.out {
@@ -117,12 +120,8 @@ pub(super) fn requirements() -> Result<(), Fault> {
     if missing.is_empty() { Ok(()) } else { process::packages(&missing) }
 }
 
-fn version(kind: Kind, envoy: &std::path::Path) -> Result<String, Fault> {
-    let program = match kind {
-        Kind::Direct => return Ok(String::new()),
-        Kind::Isthmus | Kind::Again => &pods::sidecar(),
-        Kind::Envoy | Kind::EnvoyHttp => envoy,
-    };
+fn version(program: Option<&Path>) -> Result<String, Fault> {
+    let Some(program) = program else { return Ok(String::new()) };
     process::capture(Command::new(program).arg("--version")).map(|said| tools::short(&said).to_owned())
 }
 

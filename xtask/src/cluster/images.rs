@@ -1,14 +1,15 @@
 //! The images of the cluster: all of them are made here, of static programs and nothing else.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
 
 use crate::cluster::binaries::Binaries;
 use crate::cluster::{image, node, place};
 use crate::fault::{Context as _, Fault};
+use crate::programs::{self, Profile};
 use crate::suites::tools;
-use crate::{cache, process, workspace};
+use crate::{cache, process};
 
 /// Clear of the ids of other projects; see the table in docs/kubernetes.md.
 const CONTROLLER_USER: &str = "21410:21410";
@@ -25,7 +26,7 @@ pub(super) fn of_cluster(binaries: &Binaries) -> Result<Vec<PathBuf>, Fault> {
 
 /// The controller, the gateway and the sidecar of this project, built as they are now, and what redirects to the sidecar.
 pub(super) fn of_project() -> Result<Vec<PathBuf>, Fault> {
-    let folder = programs()?;
+    let folder = programs::build(Profile::Image, &["isthmus-controller", "isthmus-gateway", "isthmus-mesh-proxy"])?;
     let authorities = (system_authorities()?, "etc/ssl/certs/ca-certificates.crt", 0o644);
     let image = |name: &str, program: &'static str, user: &str, files: &[(PathBuf, &'static str, u32)]| {
         let entrypoint = format!("/{program}");
@@ -83,20 +84,6 @@ pub(super) fn known(binaries: &Binaries, name: &str) -> Result<String, Fault> {
 /// Hands an archive to containerd.
 pub(super) fn import(binaries: &Binaries, archive: &Path) -> Result<(), Fault> {
     process::capture(node::ctr(binaries).args(["images", "import"]).arg(archive)).map(drop)
-}
-
-/// Builds static programs; returns their folder.
-fn programs() -> Result<PathBuf, Fault> {
-    let host = process::capture(Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("-vV"))?;
-    let host = host.lines().find_map(|line| line.strip_prefix("host: ")).ok_or_else(|| Fault::said("rustc -vV names no host"))?;
-    let mut cargo = workspace::cargo(&["build", "--quiet", "--profile", "image", "--package", "isthmus-controller"]);
-    cargo.args(["--package", "isthmus-gateway", "--package", "isthmus-mesh-proxy", "--target", host]);
-    // Only with a target named do flags for it not reach build scripts, which cannot be static. These two would win over it.
-    cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    cargo.env(format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_")), "-C target-feature=+crt-static");
-    process::run(&mut cargo)?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace::root().join("target"), PathBuf::from);
-    Ok(target.join(host).join("image"))
 }
 
 fn pause() -> Result<PathBuf, Fault> {

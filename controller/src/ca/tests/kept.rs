@@ -17,6 +17,15 @@ async fn authorities(authority: &Authority, expected: &str) {
     tokio::time::timeout(PATIENCE, same).await.unwrap().unwrap();
 }
 
+/// Waits until the metrics have this line.
+async fn shown(authority: &Authority, line: &str) {
+    let start = std::time::Instant::now();
+    while !authority.metrics.text().unwrap().lines().any(|shown| shown == line) {
+        assert!(start.elapsed() < PATIENCE, "no `{line}` in:\n{}", authority.metrics.text().unwrap());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 async fn made(store: &Store) -> Content {
     let start = std::time::Instant::now();
     loop {
@@ -70,13 +79,19 @@ async fn a_malformed_one_is_left_alone_and_the_last_good_one_used() {
     let words = Entries::from([("tls.crt".to_owned(), b"words".to_vec())]);
     store.put_entries(SECRET, words.clone());
     let (authority, _keep) = start(&store, Role::Leader);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    shown(&authority, "isthmus_controller_mesh_authority_unusable 1").await;
     assert!(matches!(sign(&authority).await, Err(Denied::Unavailable(_))), "there is none yet");
     let content = brought(fixture!("ec.crt"), fixture!("ec.key"));
     store.put_entries(SECRET, content.entries());
     authorities(&authority, &content.authorities()).await;
+    shown(&authority, "isthmus_controller_mesh_authority_unusable 0").await;
+    let ends = |entry, certificate: &str| validity(entry, certificate).unwrap().to;
+    let end = format!("isthmus_controller_mesh_authority_end_timestamp_seconds {}", ends("tls.crt", &content.chain[0]));
+    shown(&authority, &end).await;
+    let end = format!("isthmus_controller_mesh_root_end_timestamp_seconds {}", ends("ca.crt", &content.roots[0]));
+    shown(&authority, &end).await;
     store.put_entries(SECRET, words.clone());
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    shown(&authority, "isthmus_controller_mesh_authority_unusable 1").await;
     authorities(&authority, &content.authorities()).await;
     assert!(signed_by(&sign(&authority).await.unwrap(), &content.authorities()));
     assert_eq!(store.entries(), Some(words), "it is not written over");
@@ -93,8 +108,9 @@ async fn what_was_made_here_is_put_back_and_what_was_not_is_not() {
     let content = brought(fixture!("ec.crt"), fixture!("ec.key"));
     store.put_entries(SECRET, content.entries());
     authorities(&authority, &content.authorities()).await;
+    shown(&authority, "isthmus_controller_mesh_authority_unusable 0").await;
     store.delete();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    shown(&authority, "isthmus_controller_mesh_authority_unusable 1").await;
     assert_eq!(store.entries(), None);
     assert!(signed_by(&sign(&authority).await.unwrap(), &content.authorities()));
 }
@@ -112,6 +128,8 @@ async fn a_new_authority_signs_when_its_root_is_known() {
     store.put_entries(SECRET, both.entries());
     authorities(&authority, &both.authorities()).await;
     assert!(signed_by(&sign(&authority).await.unwrap(), &first.authorities()), "proxies do not have the new root yet");
+    let mut mesh = authority.authorities();
+    mesh.mark_unchanged();
     tokio::time::pause();
     tokio::time::advance(SETTLE + Duration::from_secs(1)).await;
     tokio::time::resume();
@@ -120,6 +138,10 @@ async fn a_new_authority_signs_when_its_root_is_known() {
         assert!(start.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // The first root is the one that signs, which tells proxies to come.
+    let swapped = [second.roots.concat(), first.roots.concat()].concat();
+    authorities(&authority, &swapped).await;
+    assert!(mesh.has_changed().unwrap());
     // The former root leaves: nothing waits.
     store.put_entries(SECRET, second.entries());
     authorities(&authority, &second.authorities()).await;
@@ -136,7 +158,7 @@ async fn a_new_authority_signs_when_its_root_is_known() {
 
 #[test]
 fn an_end_that_comes_is_told_in_time() {
-    let workloads = Workloads { domain: TrustDomain::default(), last: None };
+    let workloads = Workloads { domain: TrustDomain::default(), last: None, metrics: Arc::new(Metrics::new().unwrap()) };
     let issuing = workloads.issuing(own(), at(START)).unwrap();
     let ends = issuing.issuer.ends();
     let brought = workloads.issuing(brought(fixture!("ec.crt"), fixture!("ec.key")), at(START)).unwrap();
@@ -150,6 +172,18 @@ fn an_end_that_comes_is_told_in_time() {
         (&issuing, ends, Some("the authority of the mesh has ended")),
     ] {
         let told = end_told(issuing, hour, at(now));
+        assert_eq!(told.is_some(), expected.is_some(), "{told:?}");
+        assert!(told.unwrap_or_default().starts_with(expected.unwrap_or_default()));
+    }
+    let root = root_ends(&brought, at(START));
+    assert_eq!((root, root_ends(&issuing, at(START))), (validity("ca.crt", &fixture!("root.crt")).unwrap().to, ends));
+    for (issuing, root, now, expected) in [
+        (&brought, root, root - 15 * DAY, None),
+        (&brought, root, root - 13 * DAY, Some("the root of the mesh ends in 13 days: put another one into ca.crt")),
+        (&brought, root, root + DAY, Some("the root of the mesh ends in 0 days")),
+        (&issuing, ends, ends - DAY, None),
+    ] {
+        let told = root_told(issuing, root, at(now));
         assert_eq!(told.is_some(), expected.is_some(), "{told:?}");
         assert!(told.unwrap_or_default().starts_with(expected.unwrap_or_default()));
     }

@@ -315,7 +315,7 @@ fn a_new_leader_waits_for_those_who_come_over() {
 }
 
 #[test]
-fn rules_that_a_sidecar_cannot_run_are_told() {
+fn rules_that_a_sidecar_of_the_namespace_cannot_run_are_told() {
     let mut world = World::new(&["shop/a", "shop/b"]);
     let lacks = BTreeMap::from([(route("shop"), "rules[1] (release 0.1.0)".to_owned())]);
     world.connected.get_mut(&pod("shop/b")).unwrap().lacking = lacks;
@@ -323,6 +323,32 @@ fn rules_that_a_sidecar_cannot_run_are_told() {
     assert_eq!(world.judge().0.lacking, BTreeMap::from([(route("shop"), "shop/b: rules[1] (release 0.1.0)".to_owned())]));
     world.connected.remove(&pod("shop/b"));
     assert!(world.judge().0.lacking.is_empty());
+}
+
+/// Whatever release it claims to be of: it is taken at its word for its own calls alone.
+#[test]
+fn a_claim_of_another_namespace_holds_nothing_back_and_is_named() {
+    let mut world = World::new(&["shop/a", "bank/b"]);
+    let both = BTreeMap::from([route("shop"), route("bank")].map(|key| (key, "rules[0] (release 0.0.1)".to_owned())));
+    world.connected.get_mut(&pod("bank/b")).unwrap().lacking = both;
+    world.publish(1, 1, None);
+    for sidecar in ["shop/a", "bank/b"] {
+        world.ack(sidecar, 1);
+    }
+    let (proof, judgement) = world.judge();
+    assert_eq!((world.proven(), proof.lacking, judgement.settled), (1, BTreeMap::new(), true));
+    assert_eq!(proof.left_out, [format!("bank/b (answers 500 for rules[0] (release 0.0.1) of {})", route("shop"))]);
+    // A consumer's route is theirs, and the producer's not any more.
+    world.publish(2, 1, Some(1));
+    let (proof, judgement) = world.judge();
+    assert!(proof.lacking.is_empty() && proof.left_out.is_empty());
+    let own = BTreeMap::from([(route("bank"), "bank/b: rules[0] (release 0.0.1)".to_owned())]);
+    assert_eq!(judgement.proofs[&audience(Some("bank"))].lacking, own);
+    // One that has gone claims nothing.
+    world.publish(3, 1, None);
+    world.ack("bank/b", 3);
+    world.connected.remove(&pod("bank/b"));
+    assert_eq!(world.judge().0.left_out.len(), 0);
 }
 
 #[test]

@@ -373,6 +373,38 @@ fn a_backend_tls_policy_is_held_to_its_crd() {
 }
 
 #[test]
+fn gateway_parameters_are_held_to_our_own_crd() {
+    let of = |spec: Value| json!({"apiVersion": "isthmus.dev/v1alpha1", "kind": "GatewayParameters", "metadata": {"name": "a"}, "spec": spec});
+    let affinity = json!({"nodeAffinity": {"preferred": [{"weight": 1}]}});
+    let fine = json!({
+        "replicas": null, "clients": {"trustedHops": 2}, "podDisruptionBudget": {"minAvailable": "50%"},
+        "resources": {"requests": {"cpu": "100m", "memory": 1}}, "affinity": affinity, "tolerations": [{"tolerationSeconds": 60}],
+        "addressPools": ["192.0.2.0/28"], "nodeSelector": {"zone": "a"}, "topologySpreadConstraints": [{"maxSkew": 1}], "hops": 1,
+    });
+    let admitted = admit(of(fine.clone())).unwrap();
+    assert_eq!(admitted.object["metadata"], json!({"name": "a", "namespace": "default", "generation": 1}));
+    let mut expected = fine;
+    expected.as_object_mut().unwrap().retain(|field, _| field != "replicas" && field != "hops");
+    assert_eq!(admitted.object["spec"], expected, "nulls and strangers go, but not where strangers are kept");
+    let warned: Vec<&str> = admitted.warnings.iter().map(|warning| warning.field.as_str()).collect();
+    assert_eq!(warned, ["spec.hops"]);
+    for (spec, expected) in [
+        (json!({"clients": {"trustedHops": 17}}), "spec.clients.trustedHops: Invalid value: 17: "),
+        (json!({"clients": {"proxyProtocol": "v1"}}), "spec.clients.proxyProtocol: Unsupported value: \"v1\": "),
+        (json!({"tolerations": [{"tolerationSeconds": 9_300_000_000_000_000_000_u64}]}), "must be of type int64"),
+        (
+            json!({"podDisruptionBudget": {"minAvailable": true}}),
+            "spec.podDisruptionBudget.minAvailable in body must be of type integer,string: \"boolean\"",
+        ),
+        (json!({"replicas": 2, "autoscaling": {}}), "set replicas or autoscaling, not both"),
+        (Value::Null, "spec: Required value"),
+    ] {
+        let said: Vec<String> = admit(of(spec)).unwrap_err().iter().map(Finding::to_string).collect();
+        assert!(said.iter().any(|line| line.contains(expected)), "{expected}: {said:?}");
+    }
+}
+
+#[test]
 fn what_an_export_has_stays() {
     let mut class = object("GatewayClass", &json!({"controllerName": "example.com/x"}));
     class["apiVersion"] = json!("gateway.networking.k8s.io/v1beta1");

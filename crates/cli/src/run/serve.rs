@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isthmus_dataplane::{AccessLog, Dataplane, Options, Outbound, Report, StartError};
+use isthmus_dataplane::process::{Signal, Signals};
+use isthmus_dataplane::{AccessLog, Dataplane, Options, Outbound, Report};
 use isthmus_routing::{Snapshot, Version};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::args::{Admin, Run};
@@ -16,17 +16,17 @@ use crate::source::watch::Watch;
 use crate::standalone::Standalone;
 use crate::table;
 
-/// Where the admin server answers unless it is told otherwise.
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 19090);
+/// At which port of this machine the admin server answers unless it is told otherwise: with the first one taken, another one will do.
+const ADMIN: [u16; 2] = [19090, 0];
 
 pub(super) async fn serve(args: &Run, threads: usize) -> Result<u8, String> {
     // First, so that a signal during the start is not fatal.
-    let mut signals = Signals::new().map_err(|error| format!("signals cannot be waited for: {error}"))?;
+    let mut signals = Signals::new().map_err(|error| error.to_string())?;
     // Before the folder is read, so that no edit falls between.
     let mut watch = Watch::start(&args.paths);
     let standalone = Standalone::open(&args.paths, args.settings()).await.map_err(|error| error.to_string())?;
     let (snapshots, receiver) = watch::channel(Arc::clone(&standalone.view().snapshot));
-    let dataplane = start(args, threads, receiver).await.map_err(|error| error.to_string())?;
+    let dataplane = Dataplane::start(options(args, threads), receiver).await.map_err(|error| error.to_string())?;
     let mut reports = dataplane.reports();
     let mut front = Front {
         screen: Screen::new(args.access_log == AccessLog::Stdout),
@@ -44,8 +44,8 @@ pub(super) async fn serve(args: &Run, threads: usize) -> Result<u8, String> {
     front.show(&first);
     loop {
         tokio::select! {
-            interrupted = signals.next() => {
-                let lame_duck = if interrupted { Duration::ZERO } else { args.lame_duck };
+            signal = signals.next() => {
+                let lame_duck = if signal == Signal::Interrupt { Duration::ZERO } else { args.lame_duck };
                 return Ok(drain(&dataplane, &mut front.screen, &mut signals, lame_duck, args.drain).await);
             }
             Ok(()) = reports.changed() => {
@@ -139,24 +139,19 @@ fn unavailable(snapshot: &Snapshot, report: &Report) -> BTreeMap<(isthmus_routin
         .collect()
 }
 
-/// With the default admin address taken, another one will do; one that was asked for has to be had.
-async fn start(args: &Run, threads: usize, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Dataplane, StartError> {
-    let outbound = args.mesh.then(|| Outbound { namespace: args.mesh_namespace.clone(), port_offset: args.port_offset });
-    let options = |admin| Options {
+fn options(args: &Run, threads: usize) -> Options {
+    let outbound = Outbound { namespace: args.mesh_namespace.clone(), port_offset: args.port_offset };
+    Options {
         threads,
-        admin,
+        admin: match args.admin {
+            Some(Admin::Off) => Vec::new(),
+            Some(Admin::At(address)) => vec![address],
+            None => ADMIN.map(|port| (Ipv4Addr::LOCALHOST, port).into()).to_vec(),
+        },
         access_log: args.access_log.clone(),
         otlp: args.otlp.clone(),
-        outbound: outbound.clone(),
+        outbound: args.mesh.then_some(outbound),
         ..Options::default()
-    };
-    match args.admin {
-        Some(Admin::Off) => Dataplane::start(options(None), snapshots).await,
-        Some(Admin::At(address)) => Dataplane::start(options(Some(address)), snapshots).await,
-        None => match Dataplane::start(options(Some(ADMIN)), snapshots.clone()).await {
-            Err(StartError::Admin { .. }) => Dataplane::start(options(Some((Ipv4Addr::LOCALHOST, 0).into())), snapshots).await,
-            outcome => outcome,
-        },
     }
 }
 
@@ -170,25 +165,5 @@ async fn drain(dataplane: &Dataplane, screen: &mut Screen, signals: &mut Signals
     tokio::select! {
         () = dataplane.drain(lame_duck, deadline) => super::GOOD,
         _ = signals.next() => super::CUT,
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// Whether the next one is an interrupt (Ctrl-C).
-    async fn next(&mut self) -> bool {
-        tokio::select! {
-            _ = self.terminate.recv() => false,
-            _ = self.interrupt.recv() => true,
-        }
     }
 }

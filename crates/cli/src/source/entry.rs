@@ -101,6 +101,7 @@ pub fn has_generation(kind: Kind) -> bool {
             | Kind::UdpRoute
             | Kind::BackendTlsPolicy
             | Kind::ReferenceGrant
+            | Kind::GatewayParameters
             | Kind::XMesh
     )
 }
@@ -149,6 +150,40 @@ mod tests {
         assert_eq!(object.object_ref().to_string(), "HTTPRoute/default/a");
         assert_eq!(object.metadata().generation, Some(1));
         assert_eq!((entry.line, entry.landmark, warnings.len()), (1, Some(12), 0));
+    }
+
+    #[test]
+    fn every_kind_that_is_read_is_one_whose_namespace_is_known() {
+        for kind in Kind::ALL {
+            for version in kind.versions() {
+                let api_version =
+                    if kind.group().is_empty() { (*version).to_owned() } else { format!("{}/{version}", kind.group()) };
+                let object = json!({"apiVersion": api_version, "kind": kind.as_str(), "metadata": {"name": "a"}});
+                // An object that is as good as empty is refused, or is where it belongs.
+                if let Ok(admitted) = isthmus_admission::admit(object) {
+                    let namespace = text(&admitted.object["metadata"], "namespace");
+                    assert_eq!(namespace, kind.is_namespaced().then_some("default"), "{api_version} {}", kind.as_str());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_are_objects_like_others() {
+        let parameters = |spec: &str| {
+            entry(&format!("apiVersion: isthmus.dev/v1alpha1\nkind: GatewayParameters\nmetadata:\n  name: a\nspec:\n  {spec}\n"))
+        };
+        let Content::Object(object, warnings) = parameters("hops: 2").content else { panic!("it has no fault") };
+        assert_eq!(
+            (object.object_ref().to_string().as_str(), object.metadata().generation),
+            ("GatewayParameters/default/a", Some(1))
+        );
+        assert!(warnings[0].line == 6 && warnings[0].text.starts_with("spec.hops: unknown field"), "{warnings:?}");
+        let Content::Rejected(Some(name), findings) = parameters("replicas: 1001").content else {
+            panic!("a cluster has a limit")
+        };
+        assert_eq!(name.to_string(), "GatewayParameters/default/a");
+        assert!(findings[0].line == 6 && findings[0].text.starts_with("spec.replicas: Invalid value: 1001"), "{findings:?}");
     }
 
     #[test]

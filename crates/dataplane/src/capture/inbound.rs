@@ -3,6 +3,7 @@
 //! A connection is read until it is known whether it begins with a ClientHello for an identity. Nothing is said to whom it came from
 //! before that, and nothing is sent to the workload.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,10 +17,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::StartHandshake;
 
 use super::Caught;
+use super::told::tell;
 use crate::config::{Config, Shared};
 use crate::connection::transport::Transport;
 use crate::drain::{Signals, raised};
-use crate::identity::{Membership, reason};
+use crate::identity::{Membership, PROBE, reason};
 use crate::limits::Limits;
 use crate::proxy::defaults;
 use crate::stream::{Splice, Streams, cut_off, reset};
@@ -36,6 +38,9 @@ const MEMBER: Duration = Duration::from_secs(1);
 /// The same for all others. A gateway is not known by its address, and its ClientHello follows the connection without a pause; this is
 /// what connections cost on which the server speaks first.
 const STRANGER: Duration = Duration::from_millis(50);
+
+/// Why somebody is not served, or no more.
+const UNPROVEN: &str = "the client has not proved to be a workload of the mesh, and nobody else is served on this port";
 
 /// How a connection begins.
 enum Start {
@@ -62,9 +67,16 @@ struct Begun {
 
 /// Why the workload does not get it.
 enum Refused {
-    Fault(ConnectionFault),
+    Fault(ConnectionFault, Cow<'static, str>),
     /// The client has gone.
     Gone,
+}
+
+impl Refused {
+    /// For a reason that says all by itself.
+    fn fault(fault: ConnectionFault) -> Self {
+        Self::Fault(fault, Cow::Borrowed(""))
+    }
 }
 
 /// Serves a connection to its end: that of its sides, of its patience, or `signals`' cut. [`Caught::original`] is an address of the pod's, and
@@ -83,11 +95,14 @@ pub(crate) async fn serve(
     let beginning = Box::pin(begin(caught.socket, (peer, original), &config, &streams.limits));
     let begun = tokio::select! {
         begun = beginning => begun,
-        () = raised(&mut cut) => Err(Refused::Fault(ConnectionFault::DrainDeadline)),
+        () = raised(&mut cut) => Err(Refused::fault(ConnectionFault::DrainDeadline)),
     };
     let Begun { client, source, first, workload } = match begun {
         Ok(begun) => begun,
-        Err(Refused::Fault(fault)) => return port.fault(fault),
+        Err(Refused::Fault(fault, why)) => {
+            tell(&streams.telemetry, (peer, original), fault, &why);
+            return port.fault(fault);
+        }
         Err(Refused::Gone) => return,
     };
     let metrics = streams.telemetry.captured(Captured::Inbound(source.as_ref()));
@@ -117,7 +132,10 @@ pub(crate) async fn serve(
     let end = async {
         tokio::select! {
             end = cut_off(cut) => end,
-            () = strict(&streams.config, swaps, original.port()), if is_plain => StreamEnd::Plaintext,
+            () = strict(&streams.config, swaps, original.port()), if is_plain => {
+                tell(&streams.telemetry, (peer, original), ConnectionFault::Plaintext, UNPROVEN);
+                StreamEnd::Plaintext
+            }
         }
     };
     streams.carry(opened, record, port, end).await;
@@ -157,7 +175,10 @@ async fn begin(
     let Some(membership) = config.membership.as_deref() else {
         if mode == MtlsMode::Strict {
             reset(&socket);
-            return Err(Refused::Fault(ConnectionFault::NoCertificate));
+            return Err(Refused::Fault(
+                ConnectionFault::NoCertificate,
+                "nobody is known who could prove to be a workload".into(),
+            ));
         }
         return Ok(Begun { client: Transport::Plain(socket), source: None, first: Vec::new(), workload: None });
     };
@@ -201,11 +222,12 @@ async fn begin(
         Start::End if read.is_empty() => Err(Refused::Gone),
         Start::Silence if read.is_empty() => {
             reset(&socket);
-            Err(Refused::Fault(ConnectionFault::ClientHelloTimeout))
+            let why = "the client has said nothing, and only workloads of the mesh are served on this port";
+            Err(Refused::Fault(ConnectionFault::ClientHelloTimeout, why.into()))
         }
         _ => {
             reset(&socket);
-            Err(Refused::Fault(ConnectionFault::Plaintext))
+            Err(Refused::Fault(ConnectionFault::Plaintext, UNPROVEN.into()))
         }
     }
 }
@@ -254,29 +276,41 @@ async fn end_mtls(
 ) -> Result<(Transport, Identity), Refused> {
     let own = membership.own();
     let Some(own) = own.filter(|own| own.server_name == name) else {
-        let fault = if own.is_some() { ConnectionFault::OtherIdentity } else { ConnectionFault::NoCertificate };
         refuse(socket, &UNRECOGNIZED_NAME, limits).await;
-        return Err(Refused::Fault(fault));
+        return Err(match own {
+            Some(own) => {
+                let why = format!("the client has asked for `{name}`, and this is `{}`", own.server_name);
+                Refused::Fault(ConnectionFault::OtherIdentity, why.into())
+            }
+            None => {
+                Refused::Fault(ConnectionFault::NoCertificate, "there is no certificate that could be shown to the client".into())
+            }
+        });
     };
     let handshake = StartHandshake::from_parts(*hello, socket).into_stream(own.server().clone()).into_fallible();
-    let shaken = timeout_at(deadline, handshake).await.map_err(|_| Refused::Fault(ConnectionFault::HandshakeTimeout))?;
+    let shaken = timeout_at(deadline, handshake).await.map_err(|_| Refused::fault(ConnectionFault::HandshakeTimeout))?;
     let stream = match shaken {
         Ok(stream) => stream,
         Err((error, socket)) => {
             let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) else {
-                return Err(Refused::Fault(ConnectionFault::Handshake));
+                return Err(Refused::fault(ConnectionFault::Handshake));
             };
-            tracing::debug!(fault = reason(error), "a client is refused that calls by the mesh");
+            let why = format!("the client's certificate is not taken: {}", reason(error));
             let fault = Refusal::of(error).map_or(ConnectionFault::Handshake, fault);
             // The alert is sent. The client may have sent something meanwhile, and a reset would overtake the alert.
             refuse(socket, &[], limits).await;
-            return Err(Refused::Fault(fault));
+            return Err(Refused::Fault(fault, why.into()));
         }
     };
+    if stream.get_ref().1.alpn_protocol() == Some(PROBE) {
+        // It has seen what it wanted, and goes.
+        refuse(stream.into_inner().0, &[], limits).await;
+        return Err(Refused::Gone);
+    }
     match membership.client_of(stream.get_ref().1) {
         Some(source) => Ok((Transport::Tls(Box::new(stream.into())), source)),
         // The handshake has seen to it that there is one.
-        None => Err(Refused::Fault(ConnectionFault::ClientCertificateInvalid)),
+        None => Err(Refused::fault(ConnectionFault::ClientCertificateInvalid)),
     }
 }
 
@@ -285,6 +319,7 @@ fn fault(refusal: Refusal) -> ConnectionFault {
         Refusal::Absent => ConnectionFault::ClientCertificateAbsent,
         Refusal::UnknownAuthority => ConnectionFault::ClientCertificateUnknownAuthority,
         Refusal::Expired => ConnectionFault::ClientCertificateExpired,
+        Refusal::NotYetValid => ConnectionFault::ClientCertificateNotYetValid,
         Refusal::Invalid => ConnectionFault::ClientCertificateInvalid,
     }
 }

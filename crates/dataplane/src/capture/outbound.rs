@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::detect::{Detected, detect};
 use super::passthrough::{self, Away};
+use super::told::tell;
 use super::wanted::Call;
 use super::{Capture, Caught, refuse};
 use crate::config::{Bind, Config, Fronted, Owner, Port, Shared};
@@ -55,8 +56,15 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     };
     let (guard, held) = match target {
         Target::Away(away) => return passthrough::serve(capture, caught, away, (signals, permit), &context.streams).await,
-        Target::Nowhere(fault) => return refuse(&caught.socket, at, fault),
+        Target::Nowhere(fault) => {
+            // Of an unknown destination `absence` tells.
+            let why = "the Service at this address has no such port";
+            tell(&context.streams.telemetry, (caught.peer, caught.original), fault, why);
+            return refuse(&caught.socket, at, fault);
+        }
         Target::NotHeld => {
+            let why = "the configuration for this address has not come from the controller in time";
+            tell(&context.streams.telemetry, (caught.peer, caught.original), ConnectionFault::NotHeld, why);
             at.fault(ConnectionFault::NotHeld);
             (at.accepted(), None)
         }

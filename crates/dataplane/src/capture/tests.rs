@@ -9,7 +9,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::identity;
+use crate::identity::tests::pki::{Authority, Leaf};
 use crate::stream::reset;
+use crate::telemetry::heard::Heard;
 use bed::{Bed, OWN, POD, Setup, ask, front, hold, is_refused, key, parrot, read_to, route_nowhere, web};
 
 const CART: &str = "Service/shop/cart:80";
@@ -140,7 +143,8 @@ async fn who_is_nobody_in_the_mesh_gets_what_was_sent() {
 }
 
 #[tokio::test]
-async fn what_must_go_nowhere_is_refused_and_counted() {
+async fn what_must_go_nowhere_is_refused_counted_and_told() {
+    let heard = Heard::listen();
     let mut snapshot = Snapshot::default();
     hold(&mut snapshot, CART, CART_IP.into(), Spoken::Unknown, web("cart").await);
     let bed = Bed::start(&snapshot).await;
@@ -159,10 +163,19 @@ async fn what_must_go_nowhere_is_refused_and_counted() {
         assert!(is_refused(&mut bed.arrive(at).await).await, "{at:?}");
         bed.counted(&["connection_faults_total", inbound, reason]).await;
     }
+    for (reason, what_to_do) in [
+        ("not_redirected", "find out who does, such as a scan"),
+        ("loop", "names a port of the sidecar's, and take it out"),
+        ("no_service_port", "Call a port that the Service has"),
+    ] {
+        heard.line(&[&format!("reason=\"{reason}\""), what_to_do]).await;
+        assert_eq!(heard.count(&[&format!("reason=\"{reason}\"")]), 1, "not for each: {reason}");
+    }
 }
 
 #[tokio::test]
 async fn without_a_configuration_or_a_certificate_it_is_not_ready() {
+    let heard = Heard::listen();
     let (certificates, identity) = watch::channel(None);
     let bed = Bed::with(None, Setup { identity: Some(identity), ..Setup::default() }).await;
     let begun = Instant::now();
@@ -170,15 +183,28 @@ async fn without_a_configuration_or_a_certificate_it_is_not_ready() {
     let both = tokio::join!(is_refused(&mut outbound), is_refused(&mut inbound));
     assert_eq!(both, (true, true));
     assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
-    let mut snapshot = Snapshot::default();
+    for direction in ["direction=\"outbound\"", "direction=\"inbound\""] {
+        bed.counted(&["connection_faults_total", direction, "reason=\"not_held\""]).await;
+    }
+    // Of either side, and once.
+    heard.line(&["reason=\"not_held\"", "see in this log whether the controller is reached"]).await;
+    assert_eq!(heard.count(&["a connection is refused"]), 1);
+
+    let authority = Authority::new("one");
+    let mut snapshot = identity::tests::snapshot(&authority.pem, &[]);
     hold(&mut snapshot, CART, CART_IP.into(), Spoken::Unknown, web("cart").await);
     bed.serve(&snapshot).await;
     assert!(bed.page("/readyz").await.starts_with("HTTP/1.1 503"));
+    let end = "isthmus_mesh_certificate_end_timestamp_seconds ";
+    assert!(bed.page("/metrics").await.contains(&format!("\n{end}0\n")));
     ask(&mut bed.dial(Some((CART_IP, 80).into())).await, "cart").await;
-    let certificate = isthmus_routing::Certificate { chain: String::new(), key: String::new() };
-    certificates.send_replace(Some(std::sync::Arc::new(certificate)));
+    certificates.send_replace(Some(std::sync::Arc::new(authority.sign(&Leaf::of("cart")))));
     for _ in 0..300 {
         if bed.page("/readyz").await.starts_with("HTTP/1.1 200") {
+            let page = bed.page("/metrics").await;
+            let ends = page.lines().find_map(|line| line.strip_prefix(end)?.parse::<u64>().ok()).expect("there is a mesh");
+            let left = ends.saturating_sub(rustls_pki_types::UnixTime::now().as_secs());
+            assert!((3500..=3600).contains(&left), "{left} s");
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -197,6 +223,7 @@ async fn at(address: [u8; 4]) -> (TcpListener, std::net::SocketAddr) {
 async fn with_the_controller_away_a_strict_workload_calls_nobody_who_may_be_new_in_the_cluster() {
     const NEAR: [u8; 4] = [127, 9, 1, 1];
     const FAR: [u8; 4] = [127, 8, 1, 1];
+    let heard = Heard::listen();
     let (now, long) = (tokio::time::Instant::now(), Duration::from_secs(31));
     let long_ago = now.checked_sub(long).expect("the machine is up for longer");
     let (away, seen) = watch::channel(None);
@@ -230,6 +257,7 @@ async fn with_the_controller_away_a_strict_workload_calls_nobody_who_may_be_new_
     }
     let direction = r#"direction="outbound",parent_kind="","#;
     bed.counted(&["connection_faults_total", direction, r#"reason="unknown_destination""#, "} 2"]).await;
+    heard.line(&["the controller is away", "the log says why it cannot be reached"]).await;
 }
 
 #[tokio::test]

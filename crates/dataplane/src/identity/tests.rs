@@ -6,13 +6,16 @@ use std::net::SocketAddr;
 
 use isthmus_routing::MeshedPod;
 use rcgen::KeyUsagePurpose;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
+use crate::telemetry::heard::Heard;
 use crate::upstream::UpstreamTlsError;
-use pki::{Authority, Leaf, identity, pair};
+use pki::{Authority, Leaf, identity, shown, stolen};
 
 /// Whose certificates are taken, and who is where: accounts of `shop` by the address of a pod.
 pub(crate) fn snapshot(authorities: &str, workloads: &[(&str, &str)]) -> Snapshot {
@@ -34,13 +37,11 @@ fn compile(snapshot: &Snapshot, own: Option<&Certificate>, previous: Option<&Arc
 
 /// Shows a certificate to one client, whoever that is.
 async fn server(certificate: &Certificate) -> SocketAddr {
-    let (chain, key) = pair(certificate);
     let config = ServerConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()
         .expect("both versions")
         .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .expect("they fit");
+        .with_cert_resolver(shown(certificate));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
@@ -62,10 +63,12 @@ pub(crate) fn cases() -> Vec<Case> {
     let other = "is not one of a workload";
     vec![
         ("right", Leaf::of("cart"), None),
-        ("no usages", of(|leaf| leaf.usages.clear()), None),
-        ("no purposes", of(|leaf| leaf.purposes.clear()), None),
-        ("clocks differ by 4 minutes", of(|leaf| leaf.valid = (240, 3600)), None),
+        ("no keyUsage, so nothing is restricted", of(|leaf| leaf.usages.clear()), None),
+        ("no extKeyUsage, so nothing is restricted", of(|leaf| leaf.purposes.clear()), None),
+        ("clocks differ by 5 minutes", of(|leaf| leaf.valid = (300, 3600)), None),
         ("clocks differ by 6 minutes", of(|leaf| leaf.valid = (360, 3600)), Some("not valid yet")),
+        ("clocks differ by a day", of(|leaf| leaf.valid = (86_400, 172_800)), Some("not valid yet")),
+        ("clocks differ by a day the other way", of(|leaf| leaf.valid = (-172_800, -86_400)), Some("expired")),
         ("expired", of(|leaf| leaf.valid = (-600, -1)), Some("expired")),
         ("another trust domain", of(|leaf| leaf.uris = vec!["spiffe://other/ns/shop/sa/cart".to_owned()]), Some(other)),
         ("no URI", of(|leaf| leaf.uris.clear()), Some("has 0 URIs")),
@@ -74,6 +77,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("an upper-case domain", of(|leaf| leaf.uris = vec!["spiffe://Cluster.Local/ns/shop/sa/cart".to_owned()]), Some(other)),
         ("a port", of(|leaf| leaf.uris = vec!["spiffe://cluster.local:1/ns/shop/sa/cart".to_owned()]), Some(other)),
         ("an escape", of(|leaf| leaf.uris = vec!["spiffe://cluster.local/ns/shop/sa/c%61rt".to_owned()]), Some(other)),
+        ("escaped dots", of(|leaf| leaf.uris = vec!["spiffe://cluster.local/ns/shop/sa/%2e%2e".to_owned()]), Some(other)),
         ("dots", of(|leaf| leaf.uris = vec!["spiffe://cluster.local/ns/shop/sa/..".to_owned()]), Some(other)),
         ("two slashes", of(|leaf| leaf.uris = vec!["spiffe://cluster.local//ns/shop/sa/cart".to_owned()]), Some(other)),
         ("a slash at the end", of(|leaf| leaf.uris = vec!["spiffe://cluster.local/ns/shop/sa/cart/".to_owned()]), Some(other)),
@@ -113,25 +117,52 @@ async fn a_server_is_taken_if_it_is_the_workload_that_was_called() {
         ("another authority between", wrong.below("right").sign(&Leaf::of("cart")), Some("no authority of the mesh")),
         ("the address is another's by now", right.sign(&Leaf::of("other")), Some("ServiceAccount/shop/cart was expected")),
         ("for clients only", right.sign(&client_only), Some("")),
+        ("another's certificate", stolen(right.sign(&Leaf::of("cart"))), Some("BadSignature")),
+        (
+            "an authority for other names",
+            right.below_for("other.example").sign(&Leaf::of("cart")),
+            Some("NameConstraintViolation"),
+        ),
     ] {
         check(what, shown, refusal).await;
     }
 }
 
 #[tokio::test]
+async fn nothing_is_taken_that_is_signed_as_in_tls_1_2() {
+    let authority = Authority::new("one");
+    let membership = compile(&snapshot(&authority.pem, &[]), None, None);
+    let address = server(&authority.sign(&Leaf::of("cart"))).await;
+    let config = ClientConfig::builder_with_provider(PROVIDER.clone())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .expect("ring has suites for it")
+        .dangerous()
+        .with_custom_certificate_verifier(membership.trust.expecting(&identity("cart")))
+        .with_no_client_auth();
+    let stream = TcpStream::connect(address).await.expect("it listens");
+    let name = ServerName::try_from("cart.shop.sa.cluster.local").expect("a name");
+    let error = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map(drop).expect_err("another version");
+    assert!(error.to_string().contains("TLS 1.3 only"), "{error}");
+}
+
+#[tokio::test]
 async fn without_a_certificate_of_our_own_nobody_is_called() {
+    let heard = Heard::listen();
     let authority = Authority::new("one");
     let strange = authority.sign(&Leaf::of("caller").with(|leaf| leaf.uris.clear()));
     let broken = Certificate { chain: "none".to_owned(), key: String::new() };
     let cart = authority.sign(&Leaf::of("cart"));
     for own in [None, Some(&strange), Some(&broken)] {
         let membership = compile(&snapshot(&authority.pem, &[("cart", "127.0.0.1")]), own, None);
-        assert!(membership.own().is_none());
+        assert!(membership.own().is_none() && membership.certificate_ends() == 0);
         let address = server(&cart).await;
         let tls = membership.upstream(&address).expect("it is a workload's");
         let error =
             tls.connect(TcpStream::connect(address).await.expect("it listens"), None).await.map(drop).expect_err("nothing");
         assert!(matches!(error, UpstreamTlsError::NoIdentity), "{error}");
+    }
+    for said in ["there is no certificate of our own, so", "our own certificate cannot be used, so"] {
+        assert!(heard.count(&[said, "is called and none can call"]) > 0, "{said}");
     }
     let mut nobodys = snapshot("", &[("cart", "127.0.0.1")]);
     nobodys.mesh = None;
@@ -147,6 +178,23 @@ async fn without_a_certificate_of_our_own_nobody_is_called() {
     let tls = membership.upstream(&address).expect("it is a workload's");
     tls.connect(TcpStream::connect(address).await.expect("it listens"), None).await.map(drop).expect("who was believed is");
     assert!(Membership::compile(&Snapshot::default(), None, &[], Some(&known)).is_none(), "the mesh is over");
+}
+
+#[test]
+fn a_clock_that_is_behind_is_told_by_our_own_certificate() {
+    let authority = Authority::new("one");
+    for (valid, is_told) in [((-600, 3600), false), ((60, 3600), true)] {
+        let heard = Heard::listen();
+        let own = authority.sign(&Leaf::of("caller").with(|leaf| leaf.valid = valid));
+        let membership = compile(&snapshot(&authority.pem, &[]), Some(&own), None);
+        let left = membership.certificate_ends().saturating_sub(UnixTime::now().as_secs());
+        assert!((3590..=3600).contains(&left), "{left} s");
+        assert_eq!(
+            heard.count(&["the clock of this node is behind that of the controller; set it (NTP)"]) > 0,
+            is_told,
+            "{valid:?}"
+        );
+    }
 }
 
 #[test]

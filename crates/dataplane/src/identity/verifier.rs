@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use isthmus_routing::{Identity, TrustDomain};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -64,6 +64,7 @@ impl Verifier {
         if may_sign || constraints.is_some_and(|constraints| constraints.value.ca) {
             return Err(refused(Refusal::Authority));
         }
+        // Without the extension nothing is restricted, for us as for webpki and RFC 5280, 4.2.1.3.
         if usage.is_some_and(|usage| !usage.value.digital_signature()) {
             return Err(refused(Refusal::Usage));
         }
@@ -106,6 +107,21 @@ impl Verifier {
         verified.map_err(|fault| explain(&fault))?;
         self.identify(leaf)
     }
+
+    /// Whether the other side has the key of what it has shown.
+    fn has_key(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+}
+
+/// What the traits ask for besides. The mesh speaks TLS 1.3 only, so it would take a wrong configuration of ours to get here.
+fn of_tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(Error::General("the mesh speaks TLS 1.3 only, and this is a signature of TLS 1.2".to_owned()))
 }
 
 /// SPIFFE's paths have no escapes and no dot segments; the names of Kubernetes have less.
@@ -151,11 +167,11 @@ impl ServerCertVerifier for OfServer {
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, leaf, signature, &self.verifier.algorithms)
+        of_tls12()
     }
 
     fn verify_tls13_signature(
@@ -164,7 +180,7 @@ impl ServerCertVerifier for OfServer {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, &self.verifier.algorithms)
+        self.verifier.has_key(message, leaf, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -201,11 +217,11 @@ impl ClientCertVerifier for OfClient {
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, leaf, signature, &self.verifier.algorithms)
+        of_tls12()
     }
 
     fn verify_tls13_signature(
@@ -214,7 +230,7 @@ impl ClientCertVerifier for OfClient {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, &self.verifier.algorithms)
+        self.verifier.has_key(message, leaf, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

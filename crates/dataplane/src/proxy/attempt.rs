@@ -90,7 +90,7 @@ fn unproven(failure: Arc<UpstreamTlsError>) -> Box<Error> {
 /// No connection was made.
 pub(super) fn not_connected(session: &ServerSession, ctx: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
     error.retry.decide_reuse(false);
-    if is_refusal(&error) {
+    if is_refusal(&error) || is_another(ctx, &error) {
         error.etype = ErrorType::InvalidCert;
         refused(ctx, &error);
     }
@@ -127,6 +127,13 @@ pub(super) fn failed(session: &ServerSession, ctx: &mut RequestContext, mut erro
     let again = judge(session, ctx, passed_or(ctx, cause));
     error.set_retry(again);
     error
+}
+
+/// Whether a workload of the mesh says that it is not the one who was called: its address was that one's a moment ago. Pingora keeps no
+/// more than the text of rustls's error.
+fn is_another(ctx: &RequestContext, error: &Error) -> bool {
+    let is_mesh = ctx.in_flight.as_ref().and_then(|endpoint| endpoint.tls()).is_some_and(|tls| tls.is_mesh());
+    is_mesh && error.etype == ErrorType::TLSHandshakeFailure && error.to_string().contains("UnrecognisedName")
 }
 
 /// The certificate of the endpoint was refused.

@@ -1,7 +1,10 @@
 //! What an endpoint is sent.
 
+use std::borrow::Cow;
+
 use http::header::{COOKIE, HOST, TE};
 use http::{HeaderValue, Version};
+use isthmus_routing::path;
 use pingora_error::{Error, ErrorType, ErrorType::InternalError, OrErr, Result};
 use pingora_http::RequestHeader;
 
@@ -29,7 +32,12 @@ pub(super) fn prepare(request: &mut RequestHeader, ctx: &RequestContext) -> Resu
     if destination.wire == Wire::H1 {
         join_cookies(request)?;
     }
-    ctx.stages().try_for_each(|stage| pass(request, stage))?;
+    for (position, stage) in ctx.stages().enumerate() {
+        if position > 0 {
+            hand_on(request)?;
+        }
+        pass(request, stage)?;
+    }
     if ctx.grpc && destination.wire == Wire::H2 {
         // Pingora takes it for hop-by-hop, and it is; but gRPC servers ask for it.
         request.insert_header(TE, HeaderValue::from_static("trailers"))?;
@@ -57,6 +65,16 @@ pub(crate) fn join_cookies(request: &mut RequestHeader) -> Result<()> {
 /// What the filters of a stage do to a request.
 pub(super) fn pass(request: &mut RequestHeader, stage: &Stage) -> Result<()> {
     stage.filters().try_for_each(|filters| apply_filters(request, filters, stage.matched.prefix))
+}
+
+/// Between two stages: a rewrite may have left another form of a path than the one that rules match, and count their prefixes in.
+///
+/// # Errors
+/// When the path has no normal form.
+pub(super) fn hand_on(request: &mut RequestHeader) -> Result<()> {
+    let normal = path::normalise(request.uri.path()).or_err(InternalError, "a rewrite leaves a path that no rule can match")?;
+    let Cow::Owned(normal) = normal else { return Ok(()) };
+    wire::set_path(request, &normal).or_err(InternalError, "while normalising a rewritten path")
 }
 
 /// What filters do to a request; `prefix` is what the rule's match took of the path.

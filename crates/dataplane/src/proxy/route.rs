@@ -83,6 +83,10 @@ pub(super) fn decide(session: &mut ServerSession, ctx: &mut RequestContext) -> R
     let mut request = session.req_header().clone();
     let passed = ctx.matched.as_ref().map_or(Ok(()), |stage| forward::pass(&mut request, stage));
     passed.map_err(|_| Reply::error(500, Flags::default(), "the filters of the route cannot be carried out"))?;
+    forward::hand_on(&mut request).map_err(|error| {
+        tracing::debug!(%error, "the routes of a Service cannot be asked");
+        Reply::error(500, Flags::default(), "the route's rewrite leaves a path that no route of the Service can match")
+    })?;
     ctx.onward = Some(find(service, &request, &host)?);
     let key = draw(&request, ctx, &arrived, |ctx| &mut ctx.onward)?;
     ctx.destination = Some(destination(&key, session, ctx, (&config, caller))?);
@@ -274,7 +278,10 @@ fn mirror(session: &mut ServerSession, ctx: &mut RequestContext, mirrors: &Arc<M
     let mut request = header.clone();
     let mut copies = Copies::default();
     let has_body = !session.is_body_empty();
-    for stage in ctx.stages() {
+    for (position, stage) in ctx.stages().enumerate() {
+        if position > 0 {
+            forward::hand_on(&mut request)?;
+        }
         // As the rule leaves the request; what its backendRef does to it is for that backend only.
         forward::apply_filters(&mut request, &stage.matched.rule.filters, stage.matched.prefix)?;
         let drawn = stage.filters().flat_map(|filters| &filters.mirrors).filter_map(|mirror| config.backend(mirror.draw()?));

@@ -37,6 +37,8 @@ pub(crate) struct ConfigMetrics {
     last_success: Gauge,
     open: IntGauge,
     failed: IntGauge,
+    /// Without a label; without a series where there is no mesh.
+    certificate_end: IntGaugeVec,
 }
 
 /// Things that are either delivered or given up.
@@ -83,6 +85,13 @@ impl ConfigMetrics {
         self.open.set(i64::try_from(open).unwrap_or(i64::MAX));
         self.failed.set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
+
+    pub(crate) fn certificate_ends(&self, ends: Option<u64>) {
+        match ends {
+            Some(ends) => self.certificate_end.with_label_values::<&str>(&[]).set(i64::try_from(ends).unwrap_or(i64::MAX)),
+            None => self.certificate_end.reset(),
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -123,6 +132,16 @@ impl Default for Metrics {
                 ),
                 open: listeners.with_label_values(&["open"]),
                 failed: listeners.with_label_values(&["failed"]),
+                certificate_end: register(
+                    &registry,
+                    IntGaugeVec::new(
+                        Opts::new(
+                            "isthmus_mesh_certificate_end_timestamp_seconds",
+                            "When the certificate of this proxy in the mesh ends, in seconds since 1970; 0 while it has none.",
+                        ),
+                        &[],
+                    ),
+                ),
             },
             access_log: outcomes("isthmus_access_log_lines_total", "Lines of the access log by outcome."),
             spans: outcomes("isthmus_spans_total", "Spans for the OTLP endpoint by outcome."),
@@ -223,8 +242,20 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_our_certificate_is_shown_where_there_is_a_mesh() {
+        let metrics = Metrics::default();
+        for (ends, shown) in [(None, None), (Some(0), Some("0")), (Some(1_800_000_000), Some("1800000000")), (None, None)] {
+            metrics.config.certificate_ends(ends);
+            let text = metrics.expose(Instant::now());
+            let name = "isthmus_mesh_certificate_end_timestamp_seconds ";
+            assert_eq!(text.lines().find_map(|line| line.strip_prefix(name)), shown, "{ends:?}");
+        }
+    }
+
+    #[test]
     fn every_metric_is_in_the_docs() {
         let metrics = Metrics::default();
+        metrics.config.certificate_ends(Some(0));
         let gateway = isthmus_routing::GatewayKey { namespace: "a".to_owned(), name: "b".to_owned() };
         let (request, ()) = http::Request::new(()).into_parts();
         let exchange = Exchange {
@@ -248,7 +279,7 @@ mod tests {
         let docs = include_str!("../../../../docs/telemetry.md");
         let text = metrics.expose(Instant::now());
         let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-        assert_eq!(names.len(), 27, "{names:?}");
+        assert_eq!(names.len(), 28, "{names:?}");
         for name in names {
             assert!(docs.contains(&format!("`{name}`")), "{name}");
         }

@@ -94,6 +94,7 @@ impl TlsError {
             Self::Client(Refusal::Absent) => ConnectionFault::ClientCertificateAbsent,
             Self::Client(Refusal::UnknownAuthority) => ConnectionFault::ClientCertificateUnknownAuthority,
             Self::Client(Refusal::Expired) => ConnectionFault::ClientCertificateExpired,
+            Self::Client(Refusal::NotYetValid) => ConnectionFault::ClientCertificateNotYetValid,
             Self::Client(Refusal::Invalid) => ConnectionFault::ClientCertificateInvalid,
             Self::Io(_) | Self::NotTls | Self::Hello => ConnectionFault::Handshake,
         }

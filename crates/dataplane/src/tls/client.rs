@@ -41,7 +41,9 @@ pub(crate) enum Refusal {
     UnknownAuthority,
     /// Its time is over.
     Expired,
-    /// Not valid yet, not meant for clients, broken.
+    /// Its time has not come.
+    NotYetValid,
+    /// Not meant for clients, broken.
     Invalid,
 }
 
@@ -52,6 +54,9 @@ impl Refusal {
             Error::NoCertificatesPresented => Some(Self::Absent),
             Error::InvalidCertificate(CertificateError::UnknownIssuer) => Some(Self::UnknownAuthority),
             Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => Some(Self::Expired),
+            Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+                Some(Self::NotYetValid)
+            }
             // A server meets no other certificate than a client's.
             Error::InvalidCertificate(_) => Some(Self::Invalid),
             _ => None,

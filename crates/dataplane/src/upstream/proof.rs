@@ -1,8 +1,8 @@
-//! Certificates that were found to fulfil a policy, and the handshakes that find out.
+//! Certificates that were found to be what is wanted, and the handshakes that find out.
 //!
-//! Pingora verifies a backend's chain, but cannot compare it with subjectAltNames; all it tells of a connection's certificate is a digest. So
-//! a connection of Pingora's is used only if its certificate has been verified in a handshake of our own. One such handshake is
-//! enough for all endpoints that show the same certificate.
+//! Pingora verifies a backend's chain and one DNS name, but neither subjectAltNames nor what makes a certificate that of a workload of the
+//! mesh; all it tells of a connection's certificate is a digest. So a connection of Pingora's is used only if its certificate has been
+//! verified in a handshake of our own. One such handshake is enough for all endpoints that show the same certificate.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ pub(super) type Leaf = [u8; 32];
 /// Where a probe goes, and which client certificate it shows: a backend may refuse one and take another.
 pub(super) type Target = (SocketAddr, Option<u64>);
 
-/// Of one policy, as it is now.
+/// Of one policy, or one workload, as it is now.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     accepted: Mutex<HashSet<Leaf>>,
@@ -54,7 +54,7 @@ impl Outcome {
 }
 
 impl Proofs {
-    /// Whether the certificate with this digest fulfils the policy. If that is not known yet, `probe` finds out (it returns the digest of the
+    /// Whether the certificate with this digest is what is wanted. If that is not known yet, `probe` finds out (it returns the digest of the
     /// certificate that it was shown and verified), unless somebody is asking already or has been refused a moment ago.
     ///
     /// Cancel safe: whoever waits for a probe that is dropped makes one of its own.

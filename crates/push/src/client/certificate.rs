@@ -1,4 +1,5 @@
-//! The certificate of this proxy's identity: asked for in time, kept over restarts, taken back when it has expired.
+//! The certificate of this proxy's identity: asked for in time and when the mesh's authorities change, kept over restarts, taken back when it
+//! has expired.
 //!
 //! The key is made here, one for each certificate, and leaves this process only for the folder of the store.
 
@@ -7,16 +8,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use isthmus_routing::{Certificate, Snapshot};
+use isthmus_routing::{Certificate, Mesh, Snapshot};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::leaf::{Leaf, Stored};
+use self::standing::Standing;
 use super::backoff::Backoff;
 use super::{Limits, file};
 
 mod leaf;
+mod standing;
 
 const FILE: &str = "certificate";
 /// The share of its life after which a certificate is to be renewed; up to a tenth more by chance, so that proxies that started together do
@@ -27,6 +30,9 @@ const JITTER: f64 = 0.1;
 const WARN: f64 = 0.8;
 /// How often that is said.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
+/// How often one that is of a former authority is renewed early while the authorities stay the same: a controller that goes on with the former
+/// one is not asked for ever.
+const EARLY: u32 = 3;
 /// The longest sleep: the clock of the wall may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -79,7 +85,10 @@ pub(super) struct Keeper {
     backoff: Backoff,
     current: watch::Sender<Option<Arc<str>>>,
     answers: mpsc::Receiver<Answer>,
+    /// Over how long early renewals are spread.
+    spread: Duration,
     held: Option<Held>,
+    trust: Trust,
     asking: Option<Asking>,
     /// Why the last request has brought nothing.
     fault: Option<String>,
@@ -90,8 +99,21 @@ pub(super) struct Keeper {
 #[derive(Debug)]
 struct Held {
     leaf: Leaf,
-    /// When to ask for the next one.
+    /// When to ask for the next one, if nothing changes.
     renew: SystemTime,
+}
+
+/// What the certificate in use is worth by the mesh's authorities.
+#[derive(Debug, Default)]
+struct Trust {
+    /// Whose authorities these are.
+    mesh: Option<Arc<Mesh>>,
+    /// Whether the certificate in use was looked at.
+    is_judged: bool,
+    /// When to ask for the next one because of what was seen.
+    early: Option<SystemTime>,
+    /// How often it may still be asked early.
+    left: u32,
 }
 
 /// A request under way. It stays the same until it has brought something, so that an answer that comes late is one all the same.
@@ -121,7 +143,9 @@ impl Keeper {
             backoff: Backoff::new(limits),
             current,
             answers,
+            spread: limits.spread,
             held: None,
+            trust: Trust::default(),
             asking: None,
             fault: None,
             warned: None,
@@ -175,7 +199,8 @@ impl Keeper {
             self.current.send_if_modified(|current| current.take().is_some());
             return;
         };
-        let is_due = self.held.as_ref().is_none_or(|held| now >= held.renew || !held.leaf.is_of(&mesh.trust_domain));
+        self.judge(&mesh, now);
+        let is_due = self.held.as_ref().is_none_or(|held| now >= self.renewal(held) || !held.leaf.is_of(&mesh.trust_domain));
         match &self.asking {
             None if is_due => self.ask(),
             Some(asking) if Instant::now() >= asking.next => {
@@ -189,11 +214,45 @@ impl Keeper {
         }
     }
 
+    /// Looks at the certificate in use where it or the authorities are others than before.
+    fn judge(&mut self, mesh: &Arc<Mesh>, now: SystemTime) {
+        let same = |seen: &Arc<Mesh>| Arc::ptr_eq(seen, mesh) || seen.authorities == mesh.authorities;
+        if !self.trust.mesh.as_ref().is_some_and(same) {
+            self.trust = Trust { mesh: Some(mesh.clone()), is_judged: false, early: self.trust.early, left: EARLY };
+        }
+        let Some(held) = self.held.as_ref().filter(|_| !self.trust.is_judged) else { return };
+        self.trust.is_judged = true;
+        match Standing::of(&held.leaf, &mesh.authorities, now) {
+            Standing::Current => self.trust.early = None,
+            Standing::Former if self.trust.left == 0 => {}
+            Standing::Former => {
+                self.trust.left -= 1;
+                let early = now + self.spread.mul_f64(fastrand::f64());
+                self.trust.early = Some(self.trust.early.map_or(early, |before| before.min(early)));
+                tracing::info!(
+                    "another authority of the mesh gives certificates now: the next one is asked for within {} s",
+                    self.spread.as_secs_f32()
+                );
+            }
+            Standing::Refused => {
+                self.trust.early = Some(now);
+                tracing::warn!(
+                    "the authority of this proxy's certificate is not trusted in the mesh any more: another certificate is asked for at \
+                     once, and until it is there calls of the mesh fail"
+                );
+            }
+        }
+    }
+
+    fn renewal(&self, held: &Held) -> SystemTime {
+        self.trust.early.map_or(held.renew, |early| early.min(held.renew))
+    }
+
     /// Until something is due.
     fn wake(&self, now: SystemTime) -> Duration {
         let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
         let asking = self.asking.as_ref().map(|asking| asking.next.saturating_duration_since(Instant::now()));
-        let renew = self.held.as_ref().filter(|_| self.asking.is_none()).map(|held| until(held.renew));
+        let renew = self.held.as_ref().filter(|_| self.asking.is_none()).map(|held| until(self.renewal(held)));
         let ends = self.held.as_ref().map(|held| until(held.leaf.end()));
         let warn = self.held.as_ref().filter(|_| self.warned.is_none()).map(|held| until(held.leaf.at(WARN)));
         // A clock of milliseconds may be just short of it. And without a mesh what is due is not done.
@@ -222,7 +281,7 @@ impl Keeper {
     /// Asks again later. What is held is used on.
     fn give_up(&mut self, fault: String) {
         let Some(asking) = &mut self.asking else { return };
-        (asking.next, asking.given_up) = (Instant::now() + self.backoff.next(Duration::MAX), true);
+        (asking.next, asking.given_up) = (Instant::now() + self.backoff.next(), true);
         let news = self.fault.as_ref() != Some(&fault);
         if news && self.held.is_none() {
             tracing::warn!("this proxy has no certificate, without which calls of the mesh fail; it is asked for again: {fault}");
@@ -243,6 +302,9 @@ impl Keeper {
             Ok(leaf) if mesh.as_ref().is_some_and(|mesh| !leaf.is_of(&mesh.trust_domain)) => {
                 let identity = leaf.identity();
                 self.give_up(format!("what the controller has sent is for `{identity}`, which is nobody of this mesh"));
+            }
+            Ok(leaf) if mesh.as_ref().is_some_and(|mesh| is_refused(&leaf, mesh)) => {
+                self.give_up("what the controller has sent is of an authority that the mesh does not trust".to_owned());
             }
             Ok(leaf) => {
                 self.asking = None;
@@ -273,6 +335,7 @@ impl Keeper {
         tracing::info!(identity = leaf.identity(), left = ?leaf.left(SystemTime::now()), "this proxy has a certificate");
         self.certificate.send_replace(Some(leaf.certificate().clone()));
         self.held = Some(Held { leaf, renew });
+        (self.trust.is_judged, self.trust.early) = (false, None);
         self.warned = None;
     }
 
@@ -293,6 +356,10 @@ impl Keeper {
     fn why(&self) -> &str {
         self.fault.as_deref().unwrap_or("no stream from the controller; is it running, and can it be reached?")
     }
+}
+
+fn is_refused(leaf: &Leaf, mesh: &Mesh) -> bool {
+    Standing::of(leaf, &mesh.authorities, SystemTime::now()) == Standing::Refused
 }
 
 /// A new key and what to ask with: nothing but the key, because the controller knows whose it is.

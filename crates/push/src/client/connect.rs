@@ -24,13 +24,15 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Options;
+use super::backoff::Outlook;
 use crate::body::{Outgoing, Reader};
 use crate::frame::frame;
 use crate::message::{FromProxy, Hello};
 use crate::{LEADER, PATH, Ping, SERVER_NAME};
 
-/// Of several addresses, how long one may take before the next one is tried.
-const ONE_ADDRESS: Duration = Duration::from_secs(5);
+/// How long an address may take to take a connection before the next one is tried. Where a controller has ended nobody answers for a moment,
+/// and a SYN that was lost is sent anew after as long.
+const ONE_ADDRESS: Duration = Duration::from_secs(1);
 /// Bytes that the controller may send ahead: a whole configuration of usual size.
 const WINDOW: u32 = 1 << 20;
 /// Answers that wait for HTTP/2 to take them.
@@ -90,7 +92,7 @@ pub(crate) enum ConnectError {
     NoAddress,
     #[error("{address} cannot be reached: {source}; is the controller running, and does a NetworkPolicy let this pod through?")]
     Tcp { address: SocketAddr, source: io::Error },
-    #[error("{peer} is not taken for the controller: {source}; its certificate has to be for {SERVER_NAME} and signed by a CA in {}", .ca.display())]
+    #[error("{peer} is not taken for the controller, and no token was shown to it: {source}; its certificate has to be for {SERVER_NAME} and signed by a CA in {}. Where a controller has just ended, its address may be somebody else's for a moment, and this passes", .ca.display())]
     Tls { peer: SocketAddr, source: io::Error, ca: PathBuf },
     #[error("the connection broke: {0}")]
     Http(#[from] hyper::Error),
@@ -107,9 +109,13 @@ pub(crate) enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether this is about to change.
-    pub(crate) fn is_short(&self) -> bool {
-        matches!(self, Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. })
+    /// What it says of the next try.
+    pub(crate) fn outlook(&self) -> Outlook {
+        match self {
+            Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. } => Outlook::Soon,
+            Self::Refused { .. } | Self::Denied { .. } => Outlook::Poor,
+            _ => Outlook::Unknown,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::certificate::Answer;
-use super::connect::Stream;
+use super::connect::{Stream, Target};
 use super::held::Held;
 use super::staging::Staging;
 use super::store::Store;
@@ -40,6 +40,17 @@ pub(super) enum End {
     Unsynced,
     #[error("the controller does not read what this proxy says")]
     Deaf,
+}
+
+impl End {
+    /// Says why, to whoever reads the log.
+    pub(super) fn tell(&self, target: &Target) {
+        match self {
+            // As it is whenever the controller is rolled out.
+            Self::Refer(_) => tracing::info!(%target, "the stream from the controller has ended: {self}; what is served stays"),
+            end => tracing::warn!(%target, "the stream from the controller has ended: {end}; what is served stays"),
+        }
+    }
 }
 
 fn referred(address: &Option<SocketAddr>) -> String {

@@ -1,7 +1,7 @@
 //! A request -> a stream, or why there is none.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use isthmus_routing::snapshot::ModelVersion;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::accept::Stage;
+use super::failures::Excess;
 use super::session::Session;
 use super::{Denied, Peer, Role, Shared, count};
 use crate::body::{Outgoing, Reader};
@@ -30,11 +31,13 @@ struct Refusal {
     status: StatusCode,
     text: String,
     leader: Option<SocketAddr>,
+    /// Whether its token was not looked at.
+    is_limited: bool,
 }
 
 impl Refusal {
     fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), leader: None }
+        Self { status, text: text.into(), leader: None, is_limited: false }
     }
 }
 
@@ -45,7 +48,7 @@ pub(super) async fn admit(
     shared: Arc<Shared>,
     stage: Arc<watch::Sender<Stage>>,
 ) -> Result<Answer, Infallible> {
-    match accepted(request, &shared).await {
+    match accepted(request, peer.ip(), &shared).await {
         Ok(accepted) => {
             stage.send_replace(Stage::Streaming);
             Ok(accepted.start(peer, shared, stage))
@@ -53,6 +56,7 @@ pub(super) async fn admit(
         Err(refusal) => {
             let counts = &shared.counts;
             count(match refusal.status {
+                _ if refusal.is_limited => &counts.limited,
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => &counts.denied,
                 StatusCode::MISDIRECTED_REQUEST => &counts.referred,
                 _ => &counts.refused,
@@ -75,7 +79,7 @@ struct Accepted {
 }
 
 /// Cheap questions first, so that a stranger costs little.
-async fn accepted(request: Request<Incoming>, shared: &Shared) -> Result<Accepted, Refusal> {
+async fn accepted(request: Request<Incoming>, peer: IpAddr, shared: &Shared) -> Result<Accepted, Refusal> {
     if (request.method(), request.uri().path()) != (&Method::POST, PATH) {
         return Err(Refusal::new(StatusCode::NOT_FOUND, "nothing is here: a proxy POSTs to its stream"));
     }
@@ -97,7 +101,7 @@ async fn accepted(request: Request<Incoming>, shared: &Shared) -> Result<Accepte
         let text = format!("this controller has as many streams as it may ({})", shared.options.limits.streams);
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
-    let proxy = proxy(&request, shared).await?;
+    let proxy = proxy(&request, peer, shared).await?;
     let mut reader = Reader::new(request.into_body(), shared.options.limits.message);
     let hello = hello(&mut reader).await.map_err(|fault| Refusal::new(StatusCode::BAD_REQUEST, fault))?;
     let models = &shared.options.models;
@@ -111,7 +115,7 @@ async fn accepted(request: Request<Incoming>, shared: &Shared) -> Result<Accepte
     Ok(Accepted { proxy, hello, model, reader, permit })
 }
 
-async fn proxy(request: &Request<Incoming>, shared: &Shared) -> Result<Peer, Refusal> {
+async fn proxy(request: &Request<Incoming>, peer: IpAddr, shared: &Shared) -> Result<Peer, Refusal> {
     let token = request
         .headers()
         .get(header::AUTHORIZATION)
@@ -121,7 +125,13 @@ async fn proxy(request: &Request<Incoming>, shared: &Shared) -> Result<Peer, Ref
         .to_owned();
     // Never closed, so this is no error; and the connection's deadline ends the wait.
     let _permit = shared.authentications.acquire().await;
+    if let Some(excess) = shared.failures.excess(peer) {
+        return Err(limited(excess, peer));
+    }
     (shared.options.authenticate)(token).await.map_err(|denied| {
+        if matches!(denied, Denied::Unauthorized(_) | Denied::Forbidden(_)) {
+            shared.failures.count(peer);
+        }
         let status = match denied {
             Denied::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Denied::Forbidden(_) => StatusCode::FORBIDDEN,
@@ -129,6 +139,18 @@ async fn proxy(request: &Request<Incoming>, shared: &Shared) -> Result<Peer, Ref
         };
         Refusal::new(status, denied.to_string())
     })
+}
+
+/// Nobody was asked about its token.
+fn limited(excess: Excess, peer: IpAddr) -> Refusal {
+    let (status, text) = match excess {
+        Excess::Address => {
+            let text = format!("too many tokens from {peer} were not taken lately, so this one was not looked at");
+            (StatusCode::TOO_MANY_REQUESTS, text)
+        }
+        Excess::All => (StatusCode::SERVICE_UNAVAILABLE, "too many tokens were not taken lately: come again".to_owned()),
+    };
+    Refusal { is_limited: true, ..Refusal::new(status, text) }
 }
 
 async fn hello(reader: &mut Reader) -> Result<Hello, String> {

@@ -7,6 +7,7 @@ use rcgen::{CertificateSigningRequestParams, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use super::heard::Heard;
 use super::hostile::{open_as, text};
 use super::mesh::mesh;
 use super::*;
@@ -168,7 +169,7 @@ async fn whatever_the_authority_answers_it_is_asked_again() {
         4 => Ok(issued(&stranger, DAY)),
         5 => Ok(issued(&request.public_key, Duration::ZERO)),
         6 => Err(Denied::Forbidden("not for you".to_owned())),
-        7 => Ok(issued_to("spiffe://other.domain/ns/shop/sa/app", &request.public_key, DAY)),
+        7 => Ok(issued_to("spiffe://other.domain/ns/shop/sa/app", &request.public_key, DAY, &Authority::new())),
         _ => Ok(issued(&request.public_key, DAY)),
     };
     let (bed, asked) = bed(Arc::new(act)).await;
@@ -206,6 +207,7 @@ async fn an_answer_that_is_late_is_one_all_the_same() {
 
 #[tokio::test]
 async fn one_that_is_not_renewed_ends_and_then_there_is_none() {
+    let heard = Heard::listen();
     let refuses = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let refused = refuses.clone();
     let act = move |_: usize, request: &CertificateSigningRequestParams| {
@@ -222,6 +224,12 @@ async fn one_that_is_not_renewed_ends_and_then_there_is_none() {
     let start = tokio::time::Instant::now();
     until(&mut shown, |shown| shown.is_none()).await;
     assert!(start.elapsed() > Duration::from_millis(1500), "it was used until its end");
+    let said = |words: &str| {
+        let lines = heard.lines();
+        let place = lines.iter().position(|line| line.contains(words) && line.contains("the authority is gone"));
+        place.unwrap_or_else(|| panic!("nobody said `{words}`, and why:\n{}", lines.join("\n")))
+    };
+    assert!(said("s and was not renewed; then calls of the mesh fail") < said("has expired and calls of the mesh fail until"));
     drop(running);
 
     // Nor does a restart bring it back.
@@ -279,4 +287,106 @@ async fn a_flood_of_requests_costs_one_at_a_time_and_not_too_many() {
     let good = bed.sidecar("shop/good", &["a"]);
     let _running = good.files.run();
     bed.knows(&("shop".to_owned(), "good".to_owned()), |seen| seen.acked.is_some()).await;
+}
+
+/// Two authorities, of which one signs, and a mesh that trusts some.
+struct Rotation {
+    bed: Bed,
+    asked: Asked,
+    pems: [String; 2],
+    signs: Arc<AtomicUsize>,
+}
+
+impl Rotation {
+    async fn start() -> Self {
+        let authorities = Arc::new([Authority::new(), Authority::new()]);
+        let (pems, signs) = (authorities.each_ref().map(|authority| authority.pem.clone()), Arc::new(AtomicUsize::new(0)));
+        let signer = signs.clone();
+        let act = move |_: usize, request: &CertificateSigningRequestParams| {
+            Ok(authorities[signer.load(Ordering::Relaxed)].workload(&request.public_key, DAY))
+        };
+        let (bed, asked) = bed(Arc::new(act)).await;
+        let rotation = Self { bed, asked, pems, signs };
+        rotation.trusts(&[0]);
+        rotation
+    }
+
+    /// The first is the one under which certificates are said to be given.
+    fn trusts(&self, which: &[usize]) {
+        let mut all = mesh(&[("a", 1)]);
+        let authorities = which.iter().map(|which| self.pems[*which].as_str()).collect();
+        all.mesh = Some(Arc::new(isthmus_routing::Mesh { authorities, ..all.mesh.as_deref().unwrap().clone() }));
+        self.bed.mesh(&all);
+    }
+
+    fn sidecar(&self, spread: Duration) -> (Running, Shown) {
+        let (mut files, shown) = wanting(&self.bed);
+        files.options.limits.spread = spread;
+        (files.run(), shown)
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+#[tokio::test]
+async fn where_another_authority_signs_it_is_renewed_soon() {
+    let rotation = Rotation::start().await;
+    let (_running, mut shown) = rotation.sidecar(Duration::from_secs(1));
+    let first = given(&mut shown).await;
+    rotation.trusts(&[0, 1]);
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(rotation.asked(), 1, "one more is trusted, and does not sign");
+    rotation.signs.store(1, Ordering::Relaxed);
+    rotation.trusts(&[1, 0]);
+    let second = until(&mut shown, |shown| shown.is_some_and(|shown| shown.key != first.key)).await.unwrap();
+    assert!(fits(&second));
+    rotation.trusts(&[1]);
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(rotation.asked(), 2, "it is of the one that is left");
+}
+
+#[tokio::test]
+async fn its_moment_is_drawn_so_that_not_all_ask_at_once() {
+    let rotation = Rotation::start().await;
+    let (_running, mut shown) = rotation.sidecar(Duration::from_secs(3600));
+    let first = given(&mut shown).await;
+    rotation.signs.store(1, Ordering::Relaxed);
+    rotation.trusts(&[1, 0]);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!((rotation.asked(), shown.borrow().clone()), (1, Some(first)), "its moment was drawn from an hour here");
+    assert_eq!(ClientLimits::default().spread, Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn what_nobody_would_take_is_renewed_at_once_and_what_nobody_would_take_is_not_taken() {
+    let rotation = Rotation::start().await;
+    let (_running, mut shown) = rotation.sidecar(Duration::from_secs(3600));
+    let first = given(&mut shown).await;
+    // The controller signs on with the one that has left.
+    rotation.trusts(&[1]);
+    let asks = async {
+        while rotation.asked() < 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, asks).await.expect("it asks at once, and again");
+    assert_eq!(shown.borrow().as_ref(), Some(&first), "nothing better has come");
+    rotation.signs.store(1, Ordering::Relaxed);
+    let second = until(&mut shown, |shown| shown.is_some_and(|shown| shown.key != first.key)).await.unwrap();
+    let asked = rotation.asked();
+    assert!(fits(&second));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(rotation.asked(), asked);
+}
+
+#[tokio::test]
+async fn a_controller_that_signs_on_with_a_former_authority_is_not_asked_for_ever() {
+    let rotation = Rotation::start().await;
+    let (_running, mut shown) = rotation.sidecar(Duration::from_millis(50));
+    given(&mut shown).await;
+    rotation.trusts(&[1, 0]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(rotation.asked(), 4, "three times early");
 }

@@ -280,13 +280,19 @@ async fn whatever_a_controller_breaks_the_proxy_goes_on_and_comes_again() {
     assert_eq!(proxy.served(), [snapshot(1)], "through all of it");
 }
 
-/// Passes bytes between a proxy and a controller until it is told to hold them back without a word.
-async fn relay(to: SocketAddr, held: watch::Receiver<bool>) -> SocketAddr {
+async fn connect_from(source: u8, to: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, source], 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+/// Passes bytes between a proxy and a controller, to which they come from 127.0.0.`source`, until it is told to hold them back without a word.
+async fn relay(source: u8, to: SocketAddr, held: watch::Receiver<bool>) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((near, _)) = listener.accept().await {
-            let (mut held, far) = (held.clone(), TcpStream::connect(to).await.unwrap());
+            let (mut held, far) = (held.clone(), connect_from(source, to).await);
             tokio::spawn(async move {
                 let (mut near, mut far) = (near, far);
                 tokio::select! {
@@ -308,7 +314,7 @@ async fn a_peer_that_has_vanished_is_noticed_at_both_ends() {
     let version = bed.publish(&snapshot(1));
     let (hold, held) = watch::channel(false);
     let mut files = bed.proxy("a");
-    files.options.controller = relay(bed.server.address(), held).await.to_string();
+    files.options.controller = relay(1, bed.server.address(), held).await.to_string();
     files.options.limits.ping = ping;
     // Whoever connects while bytes are held back gets nowhere.
     files.options.limits.connect = Duration::from_secs(1);
@@ -331,10 +337,66 @@ async fn one_address_cannot_keep_the_others_out() {
     let version = bed.publish(&snapshot(1));
     let mut silent = Vec::new();
     for _ in 0..8 {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
-        silent.push(socket.connect(bed.server.address()).await.unwrap());
+        silent.push(connect_from(2, bed.server.address()).await);
     }
     let _good = bed.proxy("good").run();
     bed.acked("good", version).await;
+}
+
+/// What the controller says to a token from 127.0.0.`source`.
+async fn shows(bed: &Bed, source: u8, token: &str) -> connect::ConnectError {
+    let (_hold, held) = watch::channel(false);
+    let address = relay(source, bed.server.address(), held).await;
+    let files = ProxyBed::new(address, token, &bed.authority.pem);
+    let target = Target::Leader(address);
+    connect::open(&files.options, &target, hello(None, BTreeSet::new())).await.expect_err("it gets no stream")
+}
+
+#[tokio::test]
+async fn bad_tokens_of_one_address_are_looked_at_a_few_times_and_the_others_are_served() {
+    let limits = ServerLimits { failures_each: 5, forget: Duration::from_secs(3600), ..ServerLimits::default() };
+    let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
+    let version = bed.publish(&snapshot(1));
+    for n in 0..20 {
+        let token = if n % 2 == 0 { format!("forged {n}") } else { format!("stranger {n}") };
+        let error = shows(&bed, 2, &token).await;
+        let expected =
+            if n < 5 { "does not take the token" } else { "says 429 Too Many Requests: too many tokens from 127.0.0.2" };
+        assert!(error.to_string().contains(expected), "{n}: {error}");
+        assert_eq!(format!("{:?}", error.outlook()), "Poor", "it does not come again each second");
+    }
+    let counted = |bed: &Bed| {
+        let [denied, limited] = [bed.count(|counts| &counts.denied), bed.count(|counts| &counts.limited)];
+        (bed.looked_at.load(Ordering::Relaxed), denied, limited, bed.count(|counts| &counts.refused))
+    };
+    assert_eq!(counted(&bed), (5, 5, 15, 0));
+    shows(&bed, 2, "good late").await;
+    assert_eq!(counted(&bed), (5, 5, 16, 0), "nor is a good one");
+    let _good = bed.proxy("a").run();
+    bed.acked("a", version).await;
+    // What the API server does not answer is nobody's failure.
+    for _ in 0..10 {
+        let error = shows(&bed, 3, "early a").await;
+        assert_eq!(format!("{:?}", error.outlook()), "Soon", "{error}");
+    }
+    assert_eq!(counted(&bed), (16, 5, 16, 10));
+}
+
+#[tokio::test]
+async fn bad_tokens_of_many_addresses_have_a_limit_too_and_a_good_one_gets_its_turn() {
+    let limits = ServerLimits { failures: 12, failures_each: 5, forget: Duration::from_secs(12), ..ServerLimits::default() };
+    let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
+    let version = bed.publish(&snapshot(1));
+    let start = tokio::time::Instant::now();
+    let mut others = (10..=250).cycle();
+    while bed.count(|counts| &counts.limited) < 50 {
+        let error = shows(&bed, others.next().unwrap(), "forged").await.to_string();
+        assert!(error.contains("does not take the token") || error.contains("says 503"), "{error}");
+    }
+    // 12 at once, then one in a second.
+    let most = 12 + start.elapsed().as_secs() + 1;
+    let looked_at = u64::from(bed.looked_at.load(Ordering::Relaxed));
+    assert!((12..=most).contains(&looked_at), "{looked_at} of at most {most}");
+    let _good = bed.proxy("a").run();
+    bed.acked("a", version).await;
 }

@@ -98,3 +98,34 @@ async fn it_is_said_since_when_nobody_leads() {
     bed.role.send_replace(Role::Leader);
     tokio::time::timeout(SOON, seen.wait_for(Option::is_none)).await.expect("it is back soon").unwrap();
 }
+
+/// With the times that proxies have.
+#[tokio::test]
+async fn whoever_had_a_stream_is_back_within_a_second_of_a_leader() {
+    let (first, _) = pair().await;
+    let version = first.publish(&snapshot(1));
+    let pods: Vec<String> = (0..40).map(|n| n.to_string()).collect();
+    let files = pods.iter().map(|pod| {
+        let mut files = first.proxy(pod);
+        files.options.limits = ClientLimits::default();
+        files
+    });
+    let running: Vec<_> = files.map(|files| files.run()).collect();
+    for pod in &pods {
+        first.acked(pod, version).await;
+    }
+    let (without, start) = (Duration::from_secs(4), tokio::time::Instant::now());
+    first.role.send_replace(Role::Follower { leader: None });
+    tokio::time::sleep(without).await;
+    // Of the first try, which is drawn from a second, and of one each half to whole second after that.
+    let (asked, most) = (first.count(|counts| &counts.refused), 40 * 8);
+    assert!((40 * 3..=most).contains(&asked), "{asked} tries in {:?}", start.elapsed());
+    let leads = tokio::time::Instant::now();
+    first.role.send_replace(Role::Leader);
+    for pod in &pods {
+        first.acked(pod, version).await;
+    }
+    // And what 40 handshakes of a debug build take on a busy machine.
+    assert!(leads.elapsed() < Duration::from_millis(2500), "back after {:?}", leads.elapsed());
+    assert!(running.iter().all(|proxy| proxy.served() == [snapshot(1)]));
+}

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::Snapshot;
 use crate::{
-    Backend, BackendKey, BundleKey, CertificateKey, Gateway, GatewayKey, Identity, Inbound, ServiceParent, Spoken, Workloads,
+    Backend, BackendKey, BundleKey, CertificateKey, Gateway, GatewayKey, Identity, Inbound, Pods, ServiceParent, Spoken,
+    Workloads,
 };
 
 impl Snapshot {
@@ -93,7 +94,7 @@ impl Snapshot {
             if workloads.pods.keys().all(is_behind) {
                 return Some((identity.clone(), workloads.clone()));
             }
-            let pods: BTreeMap<_, _> =
+            let pods: Pods =
                 workloads.pods.iter().filter(|(address, _)| is_behind(address)).map(|(at, pod)| (*at, pod.clone())).collect();
             (!pods.is_empty()).then(|| (identity.clone(), Arc::new(Workloads { pods })))
         };

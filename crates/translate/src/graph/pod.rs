@@ -73,12 +73,13 @@ impl<'a> Pods<'a> {
 
     /// Where they are, by who they are.
     pub(crate) fn workloads(&self) -> BTreeMap<Identity, Arc<Workloads>> {
-        let mut workloads = BTreeMap::<&Identity, Workloads>::new();
+        let mut workloads = BTreeMap::<&Identity, Vec<_>>::new();
         for (address, name) in &self.by_address {
             let Some(PodNode { identity, plain_ports, .. }) = self.pods.get(name) else { continue };
-            workloads.entry(identity).or_default().pods.insert(*address, MeshedPod { plain_ports: plain_ports.clone() });
+            workloads.entry(identity).or_default().push((*address, MeshedPod { plain_ports: plain_ports.clone() }));
         }
-        workloads.into_iter().map(|(identity, workloads)| (identity.clone(), Arc::new(workloads))).collect()
+        let workloads = workloads.into_iter();
+        workloads.map(|(identity, pods)| (identity.clone(), Arc::new(Workloads { pods: pods.into_iter().collect() }))).collect()
     }
 
     /// What each asks of those who call it, by namespace and name; also of those that have no address yet.

@@ -26,9 +26,10 @@ pub struct ServiceProof {
     pub is_called: bool,
     /// Those that have not acknowledged all of it yet, each with what is known of it.
     pub waiting: Vec<String>,
-    /// Those that are not waited for any more, each with the reason in words.
+    /// Those that are not waited for any more, and those of other namespaces than the routes' that cannot run a rule, each with the reason in
+    /// words.
     pub left_out: Vec<String>,
-    /// Rules that sidecars of an older release cannot run, in words, by route: requests that match them get 500 there.
+    /// Rules that sidecars of an older release in the routes' namespace cannot run, in words, by route: requests that match them get 500 there.
     pub lacking: BTreeMap<RouteKey, String>,
 }
 

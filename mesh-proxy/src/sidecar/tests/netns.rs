@@ -17,6 +17,7 @@ mod loops;
 mod net;
 mod ports;
 mod reach;
+mod reused;
 mod server_first;
 mod town;
 
@@ -27,12 +28,12 @@ use tracing_subscriber::EnvFilter;
 type Faults = Vec<String>;
 
 /// More than that is too long for a test, on a busy machine too.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(90);
 
 /// A part of the test, by name.
 type Part = (&'static str, fn(&mut Town) -> Faults);
 
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     ("who reaches whom", reach::run),
     ("the sidecar's own ports", ports::run),
     ("loops", loops::run),
@@ -43,6 +44,7 @@ const PARTS: [Part; 13] = [
     ("headers that claim an identity", headers::run),
     ("certificates of servers", certificates::served),
     ("certificates of clients", certificates::shown),
+    ("an address that is another's by now", reused::run),
     ("Services that come late, and never", demand::run),
     // The last ones: what goes does not come back.
     ("without the controller", demand::alone),

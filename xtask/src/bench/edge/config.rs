@@ -5,10 +5,8 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-
 use super::scene::{HOST, Scene};
+use crate::bench::{envoy, objects};
 
 /// Where a gateway is and what it may use.
 #[derive(Debug)]
@@ -132,8 +130,6 @@ backend main
 
 pub(super) fn envoy(place: &Place<'_>) -> String {
     let Place { folder, plain, tls, admin, scene } = place;
-    let folder = folder.display();
-    let socket = |at: &SocketAddr| format!("{{socket_address: {{address: {}, port_value: {}}}}}", at.ip(), at.port());
     let tls_context = format!(
         "transport_socket:
         name: tls
@@ -141,111 +137,42 @@ pub(super) fn envoy(place: &Place<'_>) -> String {
           '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
           common_tls_context:
             tls_certificates:
-            - {{certificate_chain: {{filename: {folder}/tls.crt}}, private_key: {{filename: {folder}/tls.key}}}}
-      "
+            - {}
+      ",
+        envoy::certificate(folder)
     );
-    let keys = [
-        ("start_time", "%START_TIME%"),
-        ("method", "%REQ(:METHOD)%"),
-        ("path", "%REQ(:PATH)%"),
-        ("protocol", "%PROTOCOL%"),
-        ("response_code", "%RESPONSE_CODE%"),
-        ("response_flags", "%RESPONSE_FLAGS%"),
-        ("bytes_received", "%BYTES_RECEIVED%"),
-        ("bytes_sent", "%BYTES_SENT%"),
-        ("duration", "%DURATION%"),
-        ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
-        ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
-        ("user_agent", "%REQ(USER-AGENT)%"),
-        ("request_id", "%REQ(X-REQUEST-ID)%"),
-        ("authority", "%REQ(:AUTHORITY)%"),
-        ("upstream_host", "%UPSTREAM_HOST%"),
-        ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-        ("route", "%ROUTE_NAME%"),
-    ];
-    let log = keys.map(|(key, value)| format!("{key}: '{value}'")).join(", ");
     let matches = routes(|path| {
         format!("                - {{name: {path}, match: {{path_separated_prefix: {path}}}, route: {{cluster: main}}}}\n")
     });
+    let hosts = format!("              - name: all\n                domains: ['*']\n                routes:\n{matches}");
     let listener = |name: &str, at: &SocketAddr, transport: &str| {
-        format!(
-            "  - name: {name}
-    address: {at}
-    filter_chains:
-    - {transport}filters:
-      - name: http
-        typed_config:
-          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: {name}
-          use_remote_address: true
-          access_log:
-          - name: file
-            typed_config:
-              '@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
-              path: {folder}/access.log
-              log_format: {{json_format: {{{log}}}}}
-          route_config:
-            virtual_hosts:
-              - name: all
-                domains: ['*']
-                routes:
-{matches}          http_filters:
-          - name: router
-            typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-",
-            at = socket(at),
-        )
+        let (head, http) = (envoy::listener(name, at.ip(), at.port()), envoy::http(folder, name, &hosts));
+        format!("{head}    - {transport}filters:\n{http}")
     };
     format!(
-        "admin: {{address: {admin}}}
-static_resources:
-  listeners:
-{http}{https}  clusters:
-  - name: main
-    type: STATIC
-    load_assignment:
-      cluster_name: main
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {backend}}}}}]}}]
-",
-        admin = socket(admin),
+        "{head}{http}{https}  clusters:\n{cluster}",
+        head = envoy::head(admin.ip(), admin.port()),
         http = listener("http", plain, ""),
         https = listener("https", tls, &tls_context),
-        backend = socket(&scene.backend),
+        cluster = envoy::cluster("main", scene.backend.ip(), scene.backend.port()),
     )
 }
 
 /// Gateway API, with one rule for each route.
 pub(super) fn isthmus(place: &Place<'_>) -> String {
     let Place { plain, tls, scene, .. } = place;
-    let (chain, key) = (BASE64_STANDARD.encode(&scene.chain), BASE64_STANDARD.encode(&scene.key));
     let rules = routes(|path| {
         format!("    - matches: [{{path: {{type: PathPrefix, value: {path}}}}}]\n      backendRefs: [{{name: main, port: 80}}]\n")
     });
+    let listeners = format!(
+        "    - {{name: http, protocol: HTTP, port: {}}}
+    - {{name: https, protocol: HTTPS, port: {}, tls: {{certificateRefs: [{{name: edge}}]}}}}
+",
+        plain.port(),
+        tls.port()
+    );
     format!(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {{name: isthmus}}
-spec: {{controllerName: isthmus.dev/gateway-controller}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: edge}}
-spec:
-  gatewayClassName: isthmus
-  addresses: [{{type: IPAddress, value: {address}}}]
-  listeners:
-    - {{name: http, protocol: HTTP, port: {http}}}
-    - {{name: https, protocol: HTTPS, port: {https}, tls: {{certificateRefs: [{{name: edge}}]}}}}
----
-apiVersion: v1
-kind: Secret
-metadata: {{name: edge}}
-type: kubernetes.io/tls
-data:
-  tls.crt: {chain}
-  tls.key: {key}
----
-apiVersion: gateway.networking.k8s.io/v1
+        "{gateway}apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {{name: services}}
 spec:
@@ -253,25 +180,8 @@ spec:
   hostnames: [{HOST}]
   rules:
 {rules}---
-apiVersion: v1
-kind: Service
-metadata: {{name: main}}
-spec:
-  ports: [{{name: main, port: 80}}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata:
-  name: main-1
-  labels: {{kubernetes.io/service-name: main}}
-addressType: IPv4
-endpoints: [{{addresses: [{backend}]}}]
-ports: [{{name: main, protocol: TCP, port: {port}}}]
-",
-        address = plain.ip(),
-        http = plain.port(),
-        https = tls.port(),
-        backend = scene.backend.ip(),
-        port = scene.backend.port(),
+{service}",
+        gateway = objects::gateway(plain.ip(), &listeners, &scene.chain, &scene.key),
+        service = objects::service(scene.backend),
     )
 }

@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-
 use super::far::{Far, HOST};
 use crate::bench::edge::procfs;
 use crate::bench::edge::scene::{free_address, on, write};
+use crate::bench::objects;
 use crate::fault::{Context as _, Fault};
 use crate::process::{self, Running};
 use crate::workspace;
@@ -189,8 +187,6 @@ backend main
 
 fn isthmus(place: &Place<'_>) -> String {
     let Place { plain, tls, far, .. } = place;
-    let (chain, key) = (BASE64_STANDARD.encode(&far.chain), BASE64_STANDARD.encode(&far.key));
-    let (address, backend) = (plain.ip(), far.backend());
     let route = |kind: &str, section: &str, hostnames: &str| {
         format!(
             "apiVersion: gateway.networking.k8s.io/v1
@@ -204,48 +200,13 @@ spec:
         )
     };
     let (to_plain, to_tls) = (route("TCPRoute", "plain", ""), route("TLSRoute", "tls", &format!("  hostnames: [{HOST}]\n")));
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {{name: isthmus}}
-spec: {{controllerName: isthmus.dev/gateway-controller}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: edge}}
-spec:
-  gatewayClassName: isthmus
-  addresses: [{{type: IPAddress, value: {address}}}]
-  listeners:
-    - {{name: plain, protocol: TCP, port: {}}}
+    let listeners = format!(
+        "    - {{name: plain, protocol: TCP, port: {}}}
     - {{name: tls, protocol: TLS, port: {}, tls: {{mode: Terminate, certificateRefs: [{{name: edge}}]}}}}
----
-apiVersion: v1
-kind: Secret
-metadata: {{name: edge}}
-type: kubernetes.io/tls
-data:
-  tls.crt: {chain}
-  tls.key: {key}
----
-{to_plain}{to_tls}apiVersion: v1
-kind: Service
-metadata: {{name: main}}
-spec:
-  ports: [{{name: main, port: 80}}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata:
-  name: main-1
-  labels: {{kubernetes.io/service-name: main}}
-addressType: IPv4
-endpoints: [{{addresses: [{}]}}]
-ports: [{{name: main, protocol: TCP, port: {}}}]
 ",
         plain.port(),
-        tls.port(),
-        backend.ip(),
-        backend.port(),
-    )
+        tls.port()
+    );
+    let gateway = objects::gateway(plain.ip(), &listeners, &far.chain, &far.key);
+    format!("{gateway}{to_plain}{to_tls}{}", objects::service(far.backend()))
 }

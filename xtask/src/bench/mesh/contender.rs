@@ -49,6 +49,31 @@ impl Kind {
     }
 }
 
+/// What the proxies are.
+#[derive(Debug)]
+pub(super) struct Programs {
+    pub(super) sidecar: PathBuf,
+    /// The second pair's.
+    pub(super) again: PathBuf,
+    pub(super) envoy: PathBuf,
+}
+
+impl Programs {
+    /// Redirects, whatever the proxies are.
+    fn sidecar(&self, kind: Kind) -> &Path {
+        if kind == Kind::Again { &self.again } else { &self.sidecar }
+    }
+
+    /// None on a direct way.
+    pub(super) fn proxy(&self, kind: Kind) -> Option<&Path> {
+        match kind {
+            Kind::Direct => None,
+            Kind::Isthmus | Kind::Again => Some(self.sidecar(kind)),
+            Kind::Envoy | Kind::EnvoyHttp => Some(&self.envoy),
+        }
+    }
+}
+
 /// Dropping it ends its processes and its pods.
 #[derive(Debug)]
 pub(super) struct Contender {
@@ -61,15 +86,15 @@ pub(super) struct Contender {
 
 impl Contender {
     /// Starts one and waits until a request goes there and back.
-    pub(super) fn start(kind: Kind, folder: PathBuf, envoy: &Path) -> Result<Self, Fault> {
-        let pods = Pods::new(folder)?;
+    pub(super) fn start(kind: Kind, folder: PathBuf, programs: &Programs) -> Result<Self, Fault> {
+        let pods = Pods::new(folder, programs.sidecar(kind))?;
         server::serve(pods.listen()?);
         let mut one = Self { kind, pair: Vec::new(), _controller: None, pods };
         match kind {
             Kind::Direct => {}
             Kind::Isthmus | Kind::Again => one.start_sidecars()?,
-            Kind::Envoy => one.start_envoys(envoy, Inbound::Bytes)?,
-            Kind::EnvoyHttp => one.start_envoys(envoy, Inbound::Http)?,
+            Kind::Envoy => one.start_envoys(&programs.envoy, Inbound::Bytes)?,
+            Kind::EnvoyHttp => one.start_envoys(&programs.envoy, Inbound::Http)?,
         }
         for side in [Side::Client, Side::Server].into_iter().filter(|_| kind != Kind::Direct) {
             one.pods.redirect(side)?;

@@ -1,10 +1,12 @@
 //! A pair of Envoys that does the work of a pair of sidecars: captured connections, the routes of a Service on the client's side, mTLS with
 //! the same names, a line in a log for what is counted there.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use super::authority::Identity;
 use super::pods::{PORT, SERVER};
+use crate::bench::envoy::{access_log, certificate, cluster, head, http, listener};
 
 /// What the server's Envoy makes of what comes out of mTLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub(super) enum Inbound {
     Http,
 }
 
+/// Of the admin server, on 127.0.0.1.
+const ADMIN: u16 = 15000;
 /// What `redirect` redirects to.
 const OUTBOUND: u16 = 15421;
 const INBOUND: u16 = 15422;
@@ -36,10 +40,7 @@ pub(super) fn client(folder: &Path, host: &str, server: &Identity, routes: u32) 
     let routes =
         format!("              - name: service\n                domains: ['{host}']\n                routes:\n{matches}");
     format!(
-        "{head}  - name: outbound
-    address: {{socket_address: {{address: 127.0.0.1, port_value: {OUTBOUND}}}}}
-    filter_chains:
-    - filters:
+        "{head}{listener}    - filters:
 {http}  clusters:
 {cluster}    transport_socket:
       name: tls
@@ -48,9 +49,10 @@ pub(super) fn client(folder: &Path, host: &str, server: &Identity, routes: u32) 
         sni: {sni}
         common_tls_context: {tls}
 ",
-        head = head(),
+        head = head(Ipv4Addr::LOCALHOST, ADMIN),
+        listener = listener("outbound", Ipv4Addr::LOCALHOST, OUTBOUND),
         http = http(folder, "outbound", &routes),
-        cluster = cluster(),
+        cluster = cluster("server", SERVER, PORT),
         sni = server.dns_name(),
         tls = tls(folder, &format!("exact: '{}'", server.spiffe())),
     )
@@ -77,10 +79,7 @@ pub(super) fn server(folder: &Path, inbound: Inbound) -> String {
         }
     };
     format!(
-        "{head}  - name: inbound
-    address: {{socket_address: {{address: 0.0.0.0, port_value: {INBOUND}}}}}
-    filter_chains:
-    - transport_socket:
+        "{head}{listener}    - transport_socket:
         name: tls
         typed_config:
           '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
@@ -89,77 +88,21 @@ pub(super) fn server(folder: &Path, inbound: Inbound) -> String {
       filters:
 {filter}  clusters:
 {cluster}",
-        head = head(),
+        head = head(Ipv4Addr::LOCALHOST, ADMIN),
+        listener = listener("inbound", Ipv4Addr::UNSPECIFIED, INBOUND),
         tls = tls(folder, "prefix: 'spiffe://cluster.local/'"),
-        cluster = cluster(),
-    )
-}
-
-fn head() -> &'static str {
-    "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 15000}}}
-static_resources:
-  listeners:
-"
-}
-
-/// The one endpoint.
-fn cluster() -> String {
-    format!(
-        "  - name: server
-    type: STATIC
-    load_assignment:
-      cluster_name: server
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {SERVER}, port_value: {PORT}}}}}}}}}]}}]
-"
+        cluster = cluster("server", SERVER, PORT),
     )
 }
 
 /// Its own certificate, and whose others it takes if their name is like this.
 fn tls(folder: &Path, name: &str) -> String {
+    let own = certificate(folder);
     let folder = folder.display();
-    let own = format!("certificate_chain: {{filename: {folder}/tls.crt}}, private_key: {{filename: {folder}/tls.key}}");
     let names = format!("match_typed_subject_alt_names: [{{san_type: URI, matcher: {{{name}}}}}]");
     let others = format!("trusted_ca: {{filename: {folder}/ca.crt}}, {names}");
-    format!("{{tls_certificates: [{{{own}}}], validation_context: {{{others}}}}}")
+    format!("{{tls_certificates: [{own}], validation_context: {{{others}}}}}")
 }
-
-/// A filter that reads requests and sends them where these routes say.
-fn http(folder: &Path, name: &str, routes: &str) -> String {
-    format!(
-        "      - name: http
-        typed_config:
-          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: {name}
-          use_remote_address: true
-{log}          route_config:
-            virtual_hosts:
-{routes}          http_filters:
-          - name: router
-            typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-",
-        log = access_log(folder, &REQUEST)
-    )
-}
-
-const REQUEST: [(&str, &str); 17] = [
-    ("start_time", "%START_TIME%"),
-    ("method", "%REQ(:METHOD)%"),
-    ("path", "%REQ(:PATH)%"),
-    ("protocol", "%PROTOCOL%"),
-    ("response_code", "%RESPONSE_CODE%"),
-    ("response_flags", "%RESPONSE_FLAGS%"),
-    ("bytes_received", "%BYTES_RECEIVED%"),
-    ("bytes_sent", "%BYTES_SENT%"),
-    ("duration", "%DURATION%"),
-    ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
-    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
-    ("user_agent", "%REQ(USER-AGENT)%"),
-    ("request_id", "%REQ(X-REQUEST-ID)%"),
-    ("authority", "%REQ(:AUTHORITY)%"),
-    ("upstream_host", "%UPSTREAM_HOST%"),
-    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-    ("route", "%ROUTE_NAME%"),
-];
 
 const CONNECTION: [(&str, &str); 6] = [
     ("start_time", "%START_TIME%"),
@@ -169,17 +112,3 @@ const CONNECTION: [(&str, &str); 6] = [
     ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
     ("source", "%DOWNSTREAM_PEER_URI_SAN%"),
 ];
-
-fn access_log(folder: &Path, keys: &[(&str, &str)]) -> String {
-    let format = keys.iter().map(|(key, value)| format!("{key}: '{value}'")).collect::<Vec<_>>().join(", ");
-    format!(
-        "          access_log:
-          - name: file
-            typed_config:
-              '@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
-              path: {}/access.log
-              log_format: {{json_format: {{{format}}}}}
-",
-        folder.display()
-    )
-}

@@ -12,6 +12,7 @@ use super::authority::{Authority, Identity};
 use crate::bench::edge::scene::{on, write};
 use crate::fault::{Context as _, Fault};
 use crate::process::{self, Running};
+use crate::programs::{self, Profile};
 use crate::suites::client::Client;
 use crate::suites::netns::Namespace;
 use crate::workspace;
@@ -76,13 +77,15 @@ impl Side {
 #[derive(Debug)]
 pub(in crate::bench) struct Pods {
     folder: PathBuf,
+    /// The program that redirects, and that a sidecar is.
+    sidecar: PathBuf,
     client: Namespace,
     server: Namespace,
 }
 
 impl Pods {
     /// Whatever address the client calls, the way there is the cable.
-    pub(in crate::bench) fn new(folder: PathBuf) -> Result<Self, Fault> {
+    pub(in crate::bench) fn new(folder: PathBuf, sidecar: &Path) -> Result<Self, Fault> {
         fs::create_dir_all(&folder).context(|| format!("making the folder {}", folder.display()))?;
         // The proxies are somebody else.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).context(|| format!("opening {}", folder.display()))?;
@@ -91,7 +94,7 @@ impl Pods {
         client.connect("eth0", [&here, "fd77::1/64"], &server, [&there, "fd77::2/64"])?;
         client.ip(&["route", "add", "default", "via", &SERVER.to_string()])?;
         server.ip(&["route", "add", "default", "via", &CLIENT.to_string()])?;
-        Ok(Self { folder, client, server })
+        Ok(Self { folder, sidecar: sidecar.to_owned(), client, server })
     }
 
     pub(in crate::bench) fn of(&self, side: Side) -> &Namespace {
@@ -117,7 +120,7 @@ impl Pods {
 
     /// Hands the pod's connections to its proxy, with the real rules.
     pub(in crate::bench) fn redirect(&self, side: Side) -> Result<(), Fault> {
-        let mut command = self.of(side).command(sidecar());
+        let mut command = self.of(side).command(&self.sidecar);
         process::capture(command.args(["redirect", &format!("--exclude-inbound-ports={CONTROLLER}")])).map(drop)
     }
 
@@ -181,7 +184,7 @@ impl Pods {
         let token = write(&folder, "token", &format!("{namespace}/{account}/{account}-1"))?;
         let ca = self.folder.join("ca.crt");
         let ca = fs::read_to_string(&ca).context(|| format!("reading {}", ca.display()))?;
-        let mut command = Command::new(self.program(&sidecar())?);
+        let mut command = Command::new(self.program(&self.sidecar)?);
         command.args(["run", &format!("--controller={CLIENT}:{CONTROLLER}"), &format!("--ca={ca}")]);
         command.args([&format!("--token={}", token.display()), &format!("--store={}", folder.display())]);
         command.args([&format!("--pod-ips={}", side.address()), &format!("--pod-namespace={namespace}")]);
@@ -205,15 +208,12 @@ impl Drop for Pods {
     }
 }
 
-/// The release build.
-pub(in crate::bench) fn sidecar() -> PathBuf {
-    workspace::program("isthmus-mesh-proxy", true)
-}
-
-/// Builds what is measured, and what plays the controller.
-pub(in crate::bench) fn build(sidecar: bool) -> Result<(), Fault> {
-    if sidecar {
-        process::run(&mut workspace::cargo(&["build", "--release", "--package", "isthmus-mesh-proxy"]))?;
-    }
-    process::run(&mut workspace::cargo(&["build", "--package", "isthmus-push", "--example", "bench_controller"]))
+/// The sidecar as it is shipped, and what plays the controller; both are built, the first one unless that is not wanted.
+pub(in crate::bench) fn build(sidecar: bool) -> Result<PathBuf, Fault> {
+    let folder = match sidecar {
+        true => programs::build(Profile::Sidecar, &["isthmus-mesh-proxy"])?,
+        false => programs::folder(Profile::Sidecar)?,
+    };
+    process::run(&mut workspace::cargo(&["build", "--package", "isthmus-push", "--example", "bench_controller"]))?;
+    Ok(folder.join("isthmus-mesh-proxy"))
 }

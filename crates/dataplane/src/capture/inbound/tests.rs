@@ -15,8 +15,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::identity::tests::pki::{Authority, Leaf, pair};
+use crate::identity::tests::pki::{Authority, Leaf, pair, shown, stolen};
 use crate::identity::tests::{cases, snapshot};
+use crate::telemetry::heard::Heard;
 use crate::upstream::PROVIDER;
 use bed::Bed;
 
@@ -67,8 +68,8 @@ fn client(certificate: Option<&Certificate>, versions: &[&'static SupportedProto
         .expect("ring has suites")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody));
-    let mut config = match certificate.map(pair) {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key).expect("they fit"),
+    let mut config = match certificate.map(shown) {
+        Some(shown) => builder.with_client_cert_resolver(shown),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -117,6 +118,7 @@ async fn echo() -> SocketAddr {
 #[tokio::test]
 async fn clients_are_served_if_they_are_workloads() {
     let (right, wrong) = (Authority::new("right"), Authority::new("wrong"));
+    let heard = Heard::listen();
     let bed = Bed::start(echo().await, Limits::default()).await;
     bed.serve(snapshot(&right.pem, &[]), MtlsMode::Strict, Some(&right.sign(&Leaf::of("cart"))));
     let check = async |what: &str, certificate: Option<Certificate>, fault: Option<&str>| {
@@ -133,6 +135,7 @@ async fn clients_are_served_if_they_are_workloads() {
     for (what, leaf, refusal) in cases() {
         let fault = match refusal {
             Some("expired") => Some("client_certificate_expired"),
+            Some("not valid yet") => Some("client_certificate_not_yet_valid"),
             Some(_) => Some("client_certificate_invalid"),
             None => None,
         };
@@ -142,6 +145,12 @@ async fn clients_are_served_if_they_are_workloads() {
     for (what, certificate, fault) in [
         ("anybody of the mesh", Some(right.sign(&Leaf::of("other"))), None),
         ("an authority between", Some(right.below("between").sign(&Leaf::of("other"))), None),
+        ("another's certificate", Some(stolen(right.sign(&Leaf::of("other")))), Some("client_certificate_invalid")),
+        (
+            "an authority for other names",
+            Some(right.below_for("other.example").sign(&Leaf::of("other"))),
+            Some("client_certificate_invalid"),
+        ),
         ("another authority", Some(wrong.sign(&Leaf::of("other"))), Some("client_certificate_unknown_authority")),
         ("no certificate", None, Some("client_certificate_absent")),
         ("for servers only", Some(right.sign(&server_only)), Some("client_certificate_invalid")),
@@ -153,11 +162,23 @@ async fn clients_are_served_if_they_are_workloads() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(bed.count(&["isthmus_stream_connections_total", "source_account=\"other\""]), 2, "by source");
+    for (reason, why, what_to_do) in [
+        ("client_certificate_expired", "it has expired", "its own log says why; or the clocks of the two nodes differ"),
+        ("client_certificate_not_yet_valid", "it is not valid yet", "set it (NTP)"),
+        ("client_certificate_unknown_authority", "no authority of the mesh has signed it", "docs/mesh-identity.md"),
+        ("client_certificate_absent", "", "let whoever calls do so without the server name"),
+        ("client_certificate_invalid", "is not one of a workload of the trust domain", "find out who has"),
+    ] {
+        let line = [&format!("reason=\"{reason}\"")[..], why, what_to_do];
+        heard.line(&line).await;
+        assert_eq!(heard.count(&line[..1]), 1, "not for each: {reason}");
+    }
 }
 
 #[tokio::test]
 async fn what_is_asked_of_clients_is_for_the_mode_to_say() {
     use MtlsMode::{Permissive, Strict};
+    let heard = Heard::listen();
     let authority = Authority::new("one");
     let bed = Bed::start(echo().await, Limits { handshake: Duration::from_millis(500), ..Limits::default() }).await;
     let (own, caller) = (authority.sign(&Leaf::of("cart")), authority.sign(&Leaf::of("caller")));
@@ -175,6 +196,8 @@ async fn what_is_asked_of_clients_is_for_the_mode_to_say() {
         ("another's identity", mesh, Permissive, Some(&own), "other.shop.sa.cluster.local", "", Some("other_identity")),
         ("we have no certificate", mesh, Strict, None, OWN, "", Some("no_certificate")),
         ("we have no certificate", mesh, Permissive, None, OWN, "", Some("no_certificate")),
+        ("plaintext, and we have no certificate", mesh, Strict, None, "", "GET / HTTP/1.1\r\n\r\n", Some("plaintext")),
+        ("plaintext, and we have no certificate", mesh, Permissive, None, "", "GET / HTTP/1.1\r\n\r\n", None),
         ("we know no authority", None, Strict, Some(&own), OWN, "", Some("no_certificate")),
         ("plaintext", mesh, Strict, Some(&own), "", "GET / HTTP/1.1\r\n\r\n", Some("plaintext")),
         ("plaintext", mesh, Permissive, Some(&own), "", "GET / HTTP/1.1\r\n\r\n", None),
@@ -202,6 +225,20 @@ async fn what_is_asked_of_clients_is_for_the_mode_to_say() {
     let mut silent = TcpStream::connect(bed.address).await.expect("it listens");
     assert!(silent.read_u8().await.is_err());
     bed.refused(before, "client_hello_timeout").await;
+    for (reason, why, what_to_do) in [
+        (
+            "other_identity",
+            "`other.shop.sa.cluster.local`, and this is `cart.shop.sa.cluster.local`",
+            "isthmus_controller_sidecars_waiting",
+        ),
+        ("no_certificate", "there is no certificate", "of the controller and of the certificate is why"),
+        ("plaintext", "has not proved to be a workload", "isthmus.dev/mtls-ports"),
+        ("client_hello_timeout", "has said nothing", "isthmus.dev/inject: enabled"),
+    ] {
+        let line = [&format!("reason=\"{reason}\"")[..], why, what_to_do];
+        heard.line(&line).await;
+        assert_eq!(heard.count(&line[..1]), 1, "not for each: {reason}");
+    }
 }
 
 #[tokio::test]
@@ -355,6 +392,32 @@ async fn connections_outlive_certificates_and_authorities_that_overlap() {
     let before = bed.faults("client_certificate_unknown_authority");
     assert!(call(&bed, OWN, Some(&sign(&old, "caller"))).await.is_err());
     bed.refused(before, "client_certificate_unknown_authority").await;
+}
+
+/// The caller knows an address as another pod's, whose it was a moment ago: by streams here, by HTTP in `upstream/tests/mesh`.
+#[tokio::test]
+async fn an_address_that_is_anothers_by_now_is_told_on_both_sides() {
+    let heard = Heard::listen();
+    let authority = Authority::new("one");
+    let bed = Bed::start(echo().await, Limits::default()).await;
+    bed.serve(snapshot(&authority.pem, &[]), MtlsMode::Permissive, Some(&authority.sign(&Leaf::of("cart"))));
+    let before = bed.faults("other_identity");
+    let own = Arc::new(authority.sign(&Leaf::of("caller")));
+    let former = snapshot(&authority.pem, &[("former", "127.0.0.1")]);
+    let membership = Membership::compile(&former, Some(own), &[], None).expect("there is a mesh");
+    let tls = membership.upstream(&bed.address).expect("it is a workload's");
+    let refused = tls.connect(TcpStream::connect(bed.address).await.expect("it listens"), None).await.map(drop);
+    let error = refused.expect_err("it is another one");
+    assert!(error.is_refusal() && error.to_string().contains("says that it is another one"), "{error}");
+    bed.refused(before, "other_identity").await;
+    for _ in 0..2 {
+        tls.complain(&bed.address, &error);
+    }
+    let told = ["for `former.shop.sa.cluster.local`, is refused", "Nothing was sent", "the controller tells within seconds"];
+    assert_eq!(heard.count(&told), 1);
+    heard
+        .line(&["`former.shop.sa.cluster.local`, and this is `cart.shop.sa.cluster.local`", "within seconds: if this goes on"])
+        .await;
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ impl Bed {
         };
         let options = Options {
             threads: 1,
-            admin: Some(([127, 0, 0, 1], 0).into()),
+            admin: vec![([127, 0, 0, 1], 0).into()],
             limits: setup.limits,
             capture: Some(capture),
             identity: setup.identity,

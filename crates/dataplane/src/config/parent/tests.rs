@@ -387,7 +387,7 @@ async fn requests_and_connections_are_counted_for_the_service() {
     add_route(&mut snapshot, "HTTPRoute/shop/cart", vec![rule("/a", &[(1, Some(CART))], Vec::new())]);
     edit(&mut snapshot, CART, |cart| cart.routes = attach("HTTPRoute/shop/cart"));
     let outbound = Some(Outbound { namespace: "client".to_owned(), port_offset: 8000 });
-    let admin = Some(([127, 0, 0, 1], 0).into());
+    let admin = vec![([127, 0, 0, 1], 0).into()];
     let bed = Bed::with(&snapshot, Options { outbound, admin, ..Options::default() }).await;
     for (to, path) in [(cart, "/a"), (cart, "/b"), (pay, "/a")] {
         get(to, Version::HTTP_11, "any", path).await;

@@ -1,11 +1,15 @@
 //! Authorities of a mesh and what they sign.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use isthmus_routing::{Certificate, Identity};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -52,12 +56,27 @@ impl Leaf {
     }
 }
 
+/// A certificate that was seen on the wire, with a key of whoever shows it.
+pub(crate) fn stolen(certificate: Certificate) -> Certificate {
+    Certificate { key: KeyPair::generate().expect("a key").serialize_pem(), ..certificate }
+}
+
 fn authority(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.distinguished_name.push(DnType::CommonName, name);
     params
+}
+
+/// Name constraints, which rcgen has none of for URIs.
+fn permitted_uris(host: &str) -> CustomExtension {
+    let within = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).expect("it is short")], content].concat();
+    let base = within(0x86, host.as_bytes());
+    let content = within(0x30, &within(0xa0, &within(0x30, &base)));
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], content);
+    extension.set_criticality(true);
+    extension
 }
 
 impl Authority {
@@ -72,6 +91,15 @@ impl Authority {
     pub(crate) fn below(&self, name: &str) -> Self {
         let key = KeyPair::generate().expect("a key");
         let params = authority(name);
+        let signed = params.signed_by(&key, &self.issuer).expect("signed");
+        Self { issuer: Issuer::new(params, key), pem: self.pem.clone(), intermediate: signed.pem() }
+    }
+
+    /// The same, which by its name constraints may sign for no other URIs than those of this host.
+    pub(crate) fn below_for(&self, host: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = authority("constrained");
+        params.custom_extensions = vec![permitted_uris(host)];
         let signed = params.signed_by(&key, &self.issuer).expect("signed");
         Self { issuer: Issuer::new(params, key), pem: self.pem.clone(), intermediate: signed.pem() }
     }
@@ -93,6 +121,13 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         Certificate { chain: certificate.pem() + &self.intermediate, key: key.serialize_pem() }
     }
+}
+
+/// As rustls shows it, on either side; that the key is another one's is no matter.
+pub(crate) fn shown(certificate: &Certificate) -> Arc<SingleCertAndKey> {
+    let (chain, key) = pair(certificate);
+    let key = any_supported_type(&key).expect("a key of ring's");
+    Arc::new(CertifiedKey::new(chain, key).into())
 }
 
 /// As rustls takes it.

@@ -76,7 +76,9 @@ pub(crate) enum ConnectionFault {
     ClientCertificateUnknownAuthority,
     /// The client's certificate has expired.
     ClientCertificateExpired,
-    /// The client's certificate is not valid for another reason: not yet, not for clients, broken.
+    /// The client's certificate is not valid yet.
+    ClientCertificateNotYetValid,
+    /// The client's certificate is not valid for another reason: not for clients, broken.
     ClientCertificateInvalid,
     /// The handshake failed in another way: no common version or cipher, an alert, a ClientHello that is too long or broken, not TLS at all.
     Handshake,
@@ -113,7 +115,8 @@ pub(crate) enum ConnectionFault {
 }
 
 impl ConnectionFault {
-    const ALL: [Self; 25] = [
+    /// In the order of their declaration.
+    pub(crate) const ALL: [Self; 26] = [
         Self::Limit,
         Self::Accept,
         Self::ClientHelloTimeout,
@@ -122,6 +125,7 @@ impl ConnectionFault {
         Self::ClientCertificateAbsent,
         Self::ClientCertificateUnknownAuthority,
         Self::ClientCertificateExpired,
+        Self::ClientCertificateNotYetValid,
         Self::ClientCertificateInvalid,
         Self::Handshake,
         Self::ProxyProtocol,
@@ -142,7 +146,7 @@ impl ConnectionFault {
     ];
 
     /// As the label `reason` has it.
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Limit => "limit",
             Self::Accept => "accept",
@@ -152,6 +156,7 @@ impl ConnectionFault {
             Self::ClientCertificateAbsent => "client_certificate_absent",
             Self::ClientCertificateUnknownAuthority => "client_certificate_unknown_authority",
             Self::ClientCertificateExpired => "client_certificate_expired",
+            Self::ClientCertificateNotYetValid => "client_certificate_not_yet_valid",
             Self::ClientCertificateInvalid => "client_certificate_invalid",
             Self::Handshake => "handshake",
             Self::ProxyProtocol => "proxy_protocol",

@@ -173,7 +173,7 @@ async fn each_kind_of_wrong_certificate() {
         ("absent", None, Some(Refusal::Absent)),
         ("of another authority", Some(theirs.good()), Some(Refusal::UnknownAuthority)),
         ("expired", Some(ours.client(|params| params.not_after = year(2021, 1, 1))), Some(Refusal::Expired)),
-        ("not valid yet", Some(ours.client(|params| params.not_before = year(4000, 1, 1))), Some(Refusal::Invalid)),
+        ("not valid yet", Some(ours.client(|params| params.not_before = year(4000, 1, 1))), Some(Refusal::NotYetValid)),
         (
             "of a server",
             Some(ours.client(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])),

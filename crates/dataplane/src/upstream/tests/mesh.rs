@@ -17,9 +17,11 @@ use super::requests::{BOTH, Bed, Client, Scene};
 use super::server::Server;
 use super::validation;
 use crate::capture::inbound::tests::bed::Bed as Sidecar;
-use crate::identity::tests::pki::{Authority, Leaf};
-use crate::identity::tests::snapshot;
+use crate::identity::tests::pki::{Authority, Leaf, pair};
+use crate::identity::tests::{cases, snapshot};
 use crate::limits::Limits;
+use crate::telemetry::heard::Heard;
+use crate::upstream::PROVIDER;
 use crate::{Dataplane, Options};
 
 /// One account, wherever it is.
@@ -41,6 +43,7 @@ fn identified(certificate: Option<Certificate>) -> (watch::Sender<Option<Arc<Cer
 async fn requests_go_by_mtls_to_workloads_and_never_without() {
     let (authority, other) = (Authority::new("one"), Authority::new("other"));
     for (protocol, version) in BOTH {
+        let heard = Heard::listen();
         let server = Server::with(None, false).await;
         let sidecar = Sidecar::start(server.address, Limits::default()).await;
         sidecar.serve(workload(&authority.pem), MtlsMode::Permissive, Some(&signed(&authority, "cart")));
@@ -72,10 +75,46 @@ async fn requests_go_by_mtls_to_workloads_and_never_without() {
             let code = bed.get("/0").await;
             assert!(matches!(code, 502 | 503), "{protocol:?}, {what}: {code}");
             assert_eq!(server.take_seen().len(), 0, "{protocol:?}, {what}");
+            // An address that is another's by now, which the sidecar there says.
+            if what == "another account" {
+                heard.line(&["for `other.shop.sa.cluster.local`, is refused", "UnrecognisedName", "Nothing was sent"]).await;
+            }
         }
         // What is excluded from the mesh is called without it.
         bed.serve(&scene(Snapshot::default())).await;
         assert_eq!(bed.get("/0").await, 200);
+    }
+}
+
+/// What makes a certificate that of a workload is more than Pingora verifies.
+#[tokio::test]
+async fn requests_go_only_to_who_shows_the_certificate_of_the_workload() {
+    let (authority, other) = (Authority::new("right"), Authority::new("wrong"));
+    let own = signed(&authority, "edge");
+    let shown = cases().into_iter().map(|(what, leaf, refusal)| (what, authority.sign(&leaf), refusal.is_none()));
+    let others = [
+        ("another authority", signed(&other, "cart"), false),
+        ("another account", signed(&authority, "other"), false),
+        ("right again", signed(&authority, "cart"), true),
+    ];
+    let shown: Vec<_> = shown.chain(others).collect();
+    for (protocol, _) in BOTH {
+        let config = |certificate: &Certificate| {
+            let (chain, key) = pair(certificate);
+            let config = rustls::ServerConfig::builder_with_provider(PROVIDER.clone()).with_safe_default_protocol_versions();
+            config.expect("both versions").with_no_client_auth().with_single_cert(chain, key).expect("they fit")
+        };
+        for (what, certificate, is_taken) in &shown {
+            let server = Server::start(config(certificate)).await;
+            let scene = Scene { mesh: workload(&authority.pem), ..Scene::default() }.at(server.address, None, protocol);
+            let (_certificates, options) = identified(Some(own.clone()));
+            let bed = Bed::with(&scene, options).await;
+            let codes = [bed.get("/0").await, bed.get("/0").await];
+            // Pingora forgives no clock; what the controller signs holds from ten minutes before.
+            let is_taken = *is_taken && *what != "clocks differ by 5 minutes";
+            let expected = if is_taken { [200; 2] } else { [503; 2] };
+            assert_eq!((codes, server.take_seen().is_empty()), (expected, !is_taken), "{protocol:?}, {what}");
+        }
     }
 }
 

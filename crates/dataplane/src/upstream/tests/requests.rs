@@ -427,7 +427,7 @@ async fn a_refused_certificate_is_told_in_the_access_log_and_counted() {
         BackendProtocol::Http,
     );
     let log = std::env::temp_dir().join(format!("isthmus-upstream-{}.log", std::process::id()));
-    let admin = Some(([127, 0, 0, 1], 0).into());
+    let admin = vec![([127, 0, 0, 1], 0).into()];
     let bed = Bed::with(&scene, Options { access_log: AccessLog::File(log.clone()), admin, ..Options::default() }).await;
     assert_eq!((bed.get("/0").await, bed.get("/1").await, bed.get("/1").await), (503, 503, 503));
     let mut scrape = Client::connect(bed.dataplane.admin().expect("it answers")).await;

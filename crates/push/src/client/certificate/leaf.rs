@@ -9,6 +9,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use x509_parser::extensions::GeneralName;
+use x509_parser::time::ASN1Time;
 
 /// Life is counted from when it came, because it says itself that it began earlier, for those whose clock is late.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub(super) struct Leaf {
     certificate: Arc<Certificate>,
     identity: String,
     received: SystemTime,
+    begin: SystemTime,
     end: SystemTime,
 }
 
@@ -40,8 +42,9 @@ impl Leaf {
         if leaf.public_key().raw != key.subject_public_key_info() {
             return Err("it is for another key".to_owned());
         }
-        let end = u64::try_from(leaf.validity().not_after.timestamp()).map_err(|_| "it ended before 1970")?;
-        let end = UNIX_EPOCH + Duration::from_secs(end);
+        let at = |time: ASN1Time| u64::try_from(time.timestamp()).map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+        let begin = at(leaf.validity().not_before).unwrap_or(UNIX_EPOCH);
+        let end = at(leaf.validity().not_after).map_err(|_| "it ended before 1970")?;
         if end <= received {
             return Err("it has expired; is the clock of this node right?".to_owned());
         }
@@ -51,7 +54,7 @@ impl Leaf {
             _ => None,
         });
         let identity = uri.unwrap_or_default();
-        Ok(Self { certificate: Arc::new(certificate), identity, received, end })
+        Ok(Self { certificate: Arc::new(certificate), identity, received, begin, end })
     }
 
     /// # Errors
@@ -82,6 +85,11 @@ impl Leaf {
 
     pub(super) fn end(&self) -> SystemTime {
         self.end
+    }
+
+    /// The moment of its life, as it says itself, that is next to this one.
+    pub(super) fn within(&self, now: SystemTime) -> SystemTime {
+        now.min(self.end - Duration::from_secs(1)).max(self.begin)
     }
 
     /// When this share of its life is over.

@@ -35,7 +35,7 @@ fn workloads(list: impl IntoIterator<Item = Value>) -> Vec<String> {
     let translation = translate(&objects(list), &mesh_options());
     let mut shown = Vec::new();
     for (identity, workloads) in &translation.snapshot.workloads {
-        for (address, pod) in &workloads.pods {
+        for (address, pod) in workloads.pods.iter() {
             let ports = if pod.plain_ports.is_empty() { String::new() } else { format!(" {:?}", pod.plain_ports) };
             shown.push(format!("{}/{} {address}{ports}", identity.namespace, identity.account));
         }

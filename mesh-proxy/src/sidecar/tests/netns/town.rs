@@ -172,6 +172,18 @@ impl Town {
         self.publish();
     }
 
+    /// Whether sidecars believe that this pod's IPv6 address is that of another workload, which has gone.
+    pub(super) fn mistake(&mut self, whose: Option<(Name, &str)>) {
+        let mut snapshot = snapshot();
+        if let Some((name, former)) = whose {
+            let at = |version| Arc::new(Workloads { pods: [(name.ip(version), MeshedPod::default())].into_iter().collect() });
+            snapshot.workloads.insert(identity(name.as_str()), at(Version::V4));
+            snapshot.workloads.insert(identity(former), at(Version::V6));
+        }
+        self.snapshot = snapshot;
+        self.publish();
+    }
+
     /// The configuration of a Service comes that was only known by its address.
     pub(super) fn appear(&self, number: u8) {
         let mut snapshot = self.snapshot.clone();
