@@ -7,7 +7,7 @@ mod certificates;
 mod clock;
 mod host_ports;
 pub(crate) mod image;
-mod images;
+pub(crate) mod images;
 mod install;
 mod lifecycle;
 mod network;
@@ -194,10 +194,11 @@ impl Cluster {
             archives.iter().for_each(|archive| println!("  {}", archive.display()));
             return Ok(());
         }
-        let known = |name| images::known(&self.binaries, name);
-        let before = [known(place::CONTROLLER)?, known(place::GATEWAY)?];
+        let known = |name: &str| images::known(&self.binaries, name);
+        let known = || Ok::<_, Fault>([known(&place::OURS.of("controller"))?, known(&place::OURS.of("gateway"))?]);
+        let before = known()?;
         archives.iter().try_for_each(|archive| self.import(archive))?;
-        if before == [known(place::CONTROLLER)?, known(place::GATEWAY)?] {
+        if before == known()? {
             return Ok(());
         }
         install::restart(self)

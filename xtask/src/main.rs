@@ -47,6 +47,8 @@ enum Command {
     Bench(bench::Arguments),
     /// A real Kubernetes cluster on this machine, or on yours: `up`, `down`, `status`, `images`, `install`, `test`.
     Cluster(cluster::Arguments),
+    /// The images as they are shipped, as OCI archives.
+    Images(cluster::images::Arguments),
     /// What Helm makes of the chart.
     Chart(chart::Arguments),
     /// Upstream's conformance suite on that cluster.
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Suites(arguments) => suites::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Images(arguments) => cluster::images::ship(&arguments),
         Command::Chart(arguments) => chart::run(&arguments),
         Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Schemas { check } => schemas::run(check),

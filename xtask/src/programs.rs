@@ -12,6 +12,8 @@ use crate::{process, workspace};
 pub(crate) enum Profile {
     /// For images of the test cluster: quickly.
     Image,
+    /// As the controller and the gateway are shipped: fast.
+    Release,
     /// As a sidecar is shipped: small.
     Sidecar,
 }
@@ -20,6 +22,7 @@ impl Profile {
     fn as_str(self) -> &'static str {
         match self {
             Self::Image => "image",
+            Self::Release => "release",
             Self::Sidecar => "sidecar",
         }
     }

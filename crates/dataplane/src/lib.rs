@@ -215,8 +215,8 @@ impl Dataplane {
     /// `snapshots` goes, the last one is served on.
     ///
     /// # Errors
-    /// When the admin address, an address of [`Options::capture`] or the access log cannot be opened, or the OTLP endpoint cannot be used. A listener that cannot be opened
-    /// is no error.
+    /// When there are admin addresses and none can be opened, when an address of [`Options::capture`] or the access log cannot be opened, or
+    /// when the OTLP endpoint cannot be used. A listener that cannot be opened is no error.
     pub async fn start(options: Options, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Self, StartError> {
         Self::capturing(options, snapshots, Arc::new(capture::socket::original_destination)).await
     }

@@ -1,15 +1,17 @@
-//! The images of the cluster: all of them are made here, of static programs and nothing else.
+//! Images: all of the cluster, and ours as they are shipped, are made here, of static programs and nothing else.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use clap::Args;
 
 use crate::cluster::binaries::Binaries;
 use crate::cluster::{image, node, place};
 use crate::fault::{Context as _, Fault};
 use crate::programs::{self, Profile};
 use crate::suites::tools;
-use crate::{cache, process};
+use crate::{cache, process, workspace};
 
 /// Clear of the ids of other projects; see the table in docs/kubernetes.md.
 const CONTROLLER_USER: &str = "21410:21410";
@@ -24,25 +26,73 @@ pub(super) fn of_cluster(binaries: &Binaries) -> Result<Vec<PathBuf>, Fault> {
     Ok(vec![pause, coredns])
 }
 
+/// How our images are called.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names<'n> {
+    pub(super) repository: &'n str,
+    pub(super) tag: &'n str,
+}
+
+impl Names<'_> {
+    /// The whole name of one of them.
+    pub(super) fn of(&self, image: &str) -> String {
+        format!("{}/{image}:{}", self.repository, self.tag)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The folder that the archives are written to.
+    #[arg(long)]
+    out: PathBuf,
+    /// What their names begin with, such as registry.example.com/isthmus.
+    #[arg(long, default_value = place::OURS.repository)]
+    repository: String,
+    /// Their tag; the chart asks for its own version by itself.
+    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
+    tag: String,
+}
+
+/// Writes the images as they are shipped: OCI archives, for whatever pushes such to a registry.
+pub(crate) fn ship(arguments: &Arguments) -> Result<(), Fault> {
+    let names = Names { repository: &arguments.repository, tag: &arguments.tag };
+    let out = workspace::caller().join(&arguments.out);
+    fs::create_dir_all(&out).context(|| format!("making the folder {}", out.display()))?;
+    let programs = programs::build(Profile::Release, &["isthmus-controller", "isthmus-gateway"])?;
+    let sidecar = programs::build(Profile::Sidecar, &["isthmus-mesh-proxy"])?;
+    for archive in ours(names, &programs, &sidecar)? {
+        let to = out.join(archive.file_name().unwrap_or_default());
+        fs::copy(&archive, &to).context(|| format!("writing {}", to.display()))?;
+        println!("{}", to.display());
+    }
+    Ok(())
+}
+
 /// The controller, the gateway and the sidecar of this project, built as they are now, and what redirects to the sidecar.
 pub(super) fn of_project() -> Result<Vec<PathBuf>, Fault> {
     let folder = programs::build(Profile::Image, &["isthmus-controller", "isthmus-gateway", "isthmus-mesh-proxy"])?;
+    ours(place::OURS, &folder, &folder)
+}
+
+/// Of the programs in these folders.
+fn ours(names: Names<'_>, programs: &Path, sidecar: &Path) -> Result<Vec<PathBuf>, Fault> {
     let authorities = (system_authorities()?, "etc/ssl/certs/ca-certificates.crt", 0o644);
-    let image = |name: &str, program: &'static str, user: &str, files: &[(PathBuf, &'static str, u32)]| {
-        let entrypoint = format!("/{program}");
-        let files: Vec<_> = [(folder.join(program), program, 0o755)].into_iter().chain(files.iter().cloned()).collect();
-        image::build(name, &files, &[&entrypoint], user, &[])
+    let sidecar = sidecar.join("isthmus-mesh-proxy");
+    let image = |name: &str, program: PathBuf, user: &str, files: &[(PathBuf, &'static str, u32)]| {
+        let inside = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let files: Vec<_> = [(program, inside.as_str(), 0o755)].into_iter().chain(files.iter().cloned()).collect();
+        image::build(&names.of(name), &files, &[&format!("/{inside}")], user, &[])
     };
     Ok(vec![
-        image(place::CONTROLLER, "isthmus-controller", CONTROLLER_USER, &[])?,
-        image(place::GATEWAY, "isthmus-gateway", GATEWAY_USER, std::slice::from_ref(&authorities))?,
-        image(place::MESH_PROXY, "isthmus-mesh-proxy", MESH_PROXY_USER, &[authorities])?,
-        mesh_redirect(&folder.join("isthmus-mesh-proxy"))?,
+        image("controller", programs.join("isthmus-controller"), CONTROLLER_USER, &[])?,
+        image("gateway", programs.join("isthmus-gateway"), GATEWAY_USER, std::slice::from_ref(&authorities))?,
+        image("mesh-proxy", sidecar.clone(), MESH_PROXY_USER, &[authorities])?,
+        mesh_redirect(&names.of("mesh-redirect"), &sidecar)?,
     ])
 }
 
 /// `nft` at the place where the system has it, with the libraries that it asks for; root, since only root gets capabilities from a pod.
-fn mesh_redirect(program: &Path) -> Result<PathBuf, Fault> {
+fn mesh_redirect(name: &str, program: &Path) -> Result<PathBuf, Fault> {
     let nft = tools::nft()?;
     let nft = PathBuf::from(process::capture(Command::new("sh").args(["-c", "command -v \"$0\""]).arg(nft))?.trim());
     let mut system = libraries(&nft)?;
@@ -51,7 +101,7 @@ fn mesh_redirect(program: &Path) -> Result<PathBuf, Fault> {
     let mut files: Vec<(PathBuf, &str, u32)> =
         system.iter().zip(&inside).map(|(path, inside)| (path.clone(), inside.trim_start_matches('/'), 0o755)).collect();
     files.push((program.to_owned(), "isthmus-mesh-proxy", 0o755));
-    image::build(place::MESH_REDIRECT, &files, &["/isthmus-mesh-proxy"], "0:0", &[("PATH", place::SEARCH_PATH)])
+    image::build(name, &files, &["/isthmus-mesh-proxy"], "0:0", &[("PATH", place::SEARCH_PATH)])
 }
 
 /// The shared libraries of a program, its loader among them, by the paths at which it looks for them.

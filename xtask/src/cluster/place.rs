@@ -1,5 +1,6 @@
 //! Names, addresses and the one folder of the test cluster. There is at most one on a machine.
 
+use super::images::Names;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -43,10 +44,7 @@ pub(super) const CNI: &str = "/usr/lib/cni";
 
 pub(super) const PAUSE: &str = "docker.io/isthmus/pause:dev";
 pub(super) const COREDNS: &str = "docker.io/isthmus/coredns:dev";
-pub(super) const CONTROLLER: &str = "docker.io/isthmus/controller:dev";
-pub(super) const GATEWAY: &str = "docker.io/isthmus/gateway:dev";
-pub(super) const MESH_PROXY: &str = "docker.io/isthmus/mesh-proxy:dev";
-pub(super) const MESH_REDIRECT: &str = "docker.io/isthmus/mesh-redirect:dev";
+pub(super) const OURS: Names = Names { repository: "docker.io/isthmus", tag: "dev" };
 
 /// What a file under `conformance/cluster` may name as `${NAME}`.
 fn value(name: &str) -> Option<String> {
