@@ -6,7 +6,7 @@
 
 mod verifier;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
@@ -19,6 +19,7 @@ use rustls::server::{NoServerSessionStorage, ServerConnection};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
+use crate::tls::client::certificates_of;
 use crate::upstream::{Authorities, ClientCertificate, PROVIDER, Unusable, UpstreamTls};
 use verifier::{OfClient, OfServer, Verifier};
 
@@ -88,7 +89,7 @@ impl Membership {
         let before = || previous.map_or_else(nobody, |previous| previous.trust.mesh.clone());
         let mesh = snapshot.mesh.clone().or_else(|| (!snapshot.workloads.is_empty()).then(before))?;
         let trust = match previous.map(|previous| &previous.trust) {
-            Some(trust) if trust.mesh == mesh && trust.certificate == certificate => trust.clone(),
+            Some(trust) if trust.certificate == certificate && are_alike(&trust.mesh, &mesh) => trust.clone(),
             _ => Arc::new(Trust::new(mesh, certificate)),
         };
         let previous = previous.filter(|previous| Arc::ptr_eq(&previous.trust, &trust));
@@ -157,6 +158,15 @@ impl Membership {
         let leaf = connection.peer_certificates()?.first()?;
         self.trust.verifier.identify(leaf).ok()
     }
+}
+
+/// Whether the same certificates are taken. Which authority comes first says who signs, and changes nothing of that.
+fn are_alike(one: &Mesh, other: &Mesh) -> bool {
+    let authorities = |mesh: &Mesh| -> BTreeSet<_> {
+        let bundle = Bundle { certificates: mesh.authorities.clone() };
+        certificates_of(&bundle).map(|der| der.to_vec()).collect()
+    };
+    one == other || one.trust_domain == other.trust_domain && authorities(one) == authorities(other)
 }
 
 impl Trust {

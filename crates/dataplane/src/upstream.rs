@@ -268,7 +268,7 @@ impl UpstreamTls {
             Terms::Mesh(_) if version.is_some() => return Some(Arc::new(UpstreamTlsError::Announced)),
             _ => {}
         }
-        if self.needs_proof() { self.proofs.recent_failure(&self.target(address, caller)) } else { None }
+        if self.needs_proof() { self.proofs.recent_refusal(&self.target(address, caller)) } else { None }
     }
 
     /// Says in the log why a certificate is refused, unless it has done so a short time ago.

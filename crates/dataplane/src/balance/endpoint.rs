@@ -92,7 +92,7 @@ impl EndpointState {
     /// policy. `digest` is Pingora's of the connection. Takes at most `within`.
     ///
     /// # Errors
-    /// When it does not, or that cannot be found out. The connection must not be used, and will not be offered again.
+    /// When it does not, or that cannot be found out. The connection must not be used; refused, it will not be offered again.
     pub(crate) async fn admit(
         &self,
         digest: Option<&Digest>,
@@ -101,7 +101,7 @@ impl EndpointState {
     ) -> Result<(), Arc<UpstreamTlsError>> {
         let Some(tls) = self.tls.as_ref().filter(|tls| tls.needs_proof()) else { return Ok(()) };
         let admitted = tls.admit(digest, self.address, (caller, self.proxy_protocol), within).await;
-        if admitted.is_err() {
+        if admitted.as_ref().is_err_and(|error| error.is_refusal()) {
             self.generation.fetch_add(1, Relaxed);
         }
         admitted

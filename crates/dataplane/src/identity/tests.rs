@@ -235,4 +235,10 @@ fn what_is_unchanged_is_kept_and_what_is_shown_or_believed_makes_another() {
         assert!(!Arc::ptr_eq(&tls(&first), &tls(&other)));
     }
     assert_eq!(first.own().map(|own| own.server_name.as_str()), Some("caller.shop.sa.cluster.local"));
+    // Another authority signs from now on, and the same ones are believed.
+    let turned = format!("{}\n{}", two.pem, one.pem);
+    let [before, after] = [&both, &turned].map(|authorities| snapshot(authorities, &places));
+    let before = compile(&before, Some(&first_certificate), None);
+    let after = compile(&after, Some(&first_certificate), Some(&before));
+    assert!(Arc::ptr_eq(&tls(&before), &tls(&after)), "pools stay");
 }
