@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use crate::fault::{Outcome, ensure};
 use crate::line;
-use crate::manifests::{DEPLOYMENT, HASTY, HOST, PODS, echo, gateway, gateway_of, programmed, route, served};
+use crate::manifests::{DEPLOYMENT, HASTY, HOST, KUBE_PROXY, PODS, echo, gateway, gateway_of, programmed, route, served};
 use crate::space::{SLOW, text};
-use crate::stage::Stage;
+use crate::stage::{Stage, eventually};
 use crate::status;
 use crate::traffic::Traffic;
 
@@ -30,7 +30,8 @@ pub(crate) async fn a_gateway_of_the_same_name_is_another_gateway(stage: Arc<Sta
     let owner = after.metadata.owner_references.as_ref().and_then(|owners| owners.first()).map(|owner| owner.uid.clone());
     ensure!(before.metadata.uid != after.metadata.uid && owner == uid, "the Deployment is the first Gateway's");
     space.until("HTTPRoute", "shop", "served", SLOW, status::is_served).await?;
-    let answer = line::get(address, "/").await?.status;
+    // Until now kube-proxy may have led to what was left of the first one, and lead nowhere for a moment after that.
+    let answer = eventually(KUBE_PROXY, "kube-proxy leads to the second Gateway", || line::get(address, "/")).await?.status;
     ensure!(answer == 200, "the second one answers {answer}");
     stage.say(format!("served again after {:.1} s", start.elapsed().as_secs_f32()));
     Ok(())

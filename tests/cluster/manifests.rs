@@ -226,7 +226,7 @@ pub(crate) fn secret(name: &str, chain: &str, key: &str) -> serde_json::Value {
 }
 
 /// How long kube-proxy may take to learn of a port or an endpoint of a Service, which no API tells of. It collects changes for a second.
-const KUBE_PROXY: Duration = Duration::from_secs(5);
+pub(crate) const KUBE_PROXY: Duration = Duration::from_secs(5);
 
 /// Waits until Gateway `edge` is programmed, and until kube-proxy leads to it; returns where it answers at a port.
 pub(crate) async fn programmed(space: &Space, port: u16) -> Outcome<SocketAddr> {
