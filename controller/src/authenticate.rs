@@ -25,6 +25,8 @@ pub const AUDIENCE: &str = "isthmus.dev/push";
 const KEEP: Duration = Duration::from_secs(60);
 /// How long a bad one is.
 const KEEP_DENIED: Duration = Duration::from_secs(5);
+/// How often the log says that the API server cannot be asked; the metric counts each token.
+const COMPLAINTS: Duration = Duration::from_secs(30);
 /// Answers that are kept at most.
 const MOST: usize = 8192;
 /// Tokens are around 1 KiB; longer ones are not looked at.
@@ -37,6 +39,8 @@ pub struct Authenticator {
     provisioned: watch::Receiver<Arc<Provisioned>>,
     workloads: Workloads,
     answers: Mutex<Answers>,
+    /// When it was told last that the API server cannot be asked.
+    complained: Mutex<Option<Instant>>,
 }
 
 /// Which workloads may connect.
@@ -53,6 +57,7 @@ pub enum Workloads {
 /// Who a token is of, by the token's hash.
 #[derive(Debug, Default)]
 struct Answers {
+    /// Denied ones as [`Denied::Unasked`].
     kept: HashMap<[u8; 32], (Instant, Result<Bearer, Denied>)>,
 }
 
@@ -67,7 +72,7 @@ struct Bearer {
 impl Authenticator {
     /// Takes the ServiceAccounts of Gateways from what was provisioned.
     pub fn new(client: Client, provisioned: watch::Receiver<Arc<Provisioned>>, workloads: Workloads) -> Self {
-        Self { reviews: Api::all(client), provisioned, workloads, answers: Mutex::default() }
+        Self { reviews: Api::all(client), provisioned, workloads, answers: Mutex::default(), complained: Mutex::default() }
     }
 
     /// As the push server wants it.
@@ -85,7 +90,7 @@ impl Authenticator {
     /// [`Denied::Unavailable`] if the API server could not be asked, or if it is not known yet which ServiceAccounts are ours: try again.
     pub async fn authenticate(&self, token: &str) -> Result<Peer, Denied> {
         if token.is_empty() || token.len() > LONGEST {
-            return Err(Denied::Unauthorized("no token, or one that is too long".to_owned()));
+            return Err(Denied::Unasked("no token, or one that is too long".to_owned()));
         }
         let hash: [u8; 32] = Sha256::digest(token).into();
         let known = self.answers().get(&hash, Instant::now());
@@ -133,10 +138,21 @@ impl Authenticator {
             Ok(TokenReview { status: Some(status), .. }) => Ok(bearer(&status)),
             Ok(_) => Err(Denied::Unavailable("the API server did not judge the token".to_owned())),
             Err(error) => {
-                tracing::warn!(%error, "a proxy's token cannot be judged now");
+                self.complain(&error);
                 Err(Denied::Unavailable("the API server cannot be asked about the token now".to_owned()))
             }
         }
+    }
+
+    /// A thousand proxies may come at once, and again and again.
+    fn complain(&self, error: &kube::Error) {
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_some_and(|last| last.elapsed() < COMPLAINTS) {
+            tracing::debug!(%error, "a proxy's token cannot be judged now");
+            return;
+        }
+        *complained = Some(Instant::now());
+        tracing::warn!(%error, "tokens of proxies cannot be judged now");
     }
 
     fn answers(&self) -> std::sync::MutexGuard<'_, Answers> {
@@ -183,6 +199,7 @@ impl Answers {
             return;
         }
         let keep = if answer.is_ok() { KEEP } else { KEEP_DENIED };
+        let answer = answer.map_err(|denied| Denied::Unasked(denied.to_string()));
         self.kept.insert(hash, (now + keep, answer));
     }
 }

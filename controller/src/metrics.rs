@@ -165,7 +165,10 @@ impl Metrics {
         let standing = *self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         self.sidecars_lag.set(standing.map_or(0.0, |since| since.elapsed().as_secs_f64()));
         let push = self.push.lock().unwrap_or_else(PoisonError::into_inner);
-        for (result, count) in push.iter().flat_map(|counts| [("denied", &counts.denied), ("limited", &counts.limited)]) {
+        for (result, count) in push
+            .iter()
+            .flat_map(|counts| [("denied", &counts.denied), ("limited", &counts.limited), ("unjudged", &counts.unjudged)])
+        {
             let told = self.tokens.with_label_values(&[result]);
             told.inc_by(count.load(Ordering::Relaxed).saturating_sub(told.get()));
         }
@@ -324,6 +327,7 @@ mod tests {
             "isthmus_controller_webhook_connections_cut_total 0",
             "isthmus_controller_tokens_refused_total{result=\"denied\"} 0",
             "isthmus_controller_tokens_refused_total{result=\"limited\"} 9",
+            "isthmus_controller_tokens_refused_total{result=\"unjudged\"} 0",
         ] {
             assert!(text.contains(line), "no `{line}` in:\n{text}");
         }

@@ -1,3 +1,4 @@
+use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use isthmus_routing::GatewayKey;
@@ -77,7 +78,10 @@ async fn a_pod_is_of_a_gateway_or_of_a_workload() {
 }
 
 #[tokio::test]
-async fn an_api_server_that_does_not_answer_denies_nobody() {
+async fn an_api_server_that_does_not_answer_denies_nobody_and_is_told_once_in_a_while() {
+    let (mut lines, log) = std::io::pipe().unwrap();
+    let log = tracing_subscriber::fmt().with_writer(move || log.try_clone().unwrap());
+    let heard = tracing::subscriber::set_default(log.finish());
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let server = Server::new(move |_| {
@@ -89,6 +93,10 @@ async fn an_api_server_that_does_not_answer_denies_nobody() {
         assert!(matches!(authenticator.authenticate("token").await, Err(Denied::Unavailable(_))));
     }
     assert!(asked.load(Ordering::Relaxed) >= 2, "no answer is not kept");
+    drop(heard);
+    let mut text = String::new();
+    lines.read_to_string(&mut text).unwrap();
+    assert_eq!(text.matches("tokens of proxies cannot be judged now").count(), 1, "{text}");
 }
 
 #[tokio::test]
@@ -111,9 +119,19 @@ async fn an_answer_is_kept_for_each_token() {
     }
     assert_eq!(server.calls().len(), 2);
     for token in ["", &"x".repeat(LONGEST + 1)] {
-        assert!(matches!(authenticator.authenticate(token).await, Err(Denied::Unauthorized(_))));
+        assert!(matches!(authenticator.authenticate(token).await, Err(Denied::Unasked(_))));
     }
     assert_eq!(server.calls().len(), 2, "what cannot be a token is not asked about");
+}
+
+#[tokio::test]
+async fn only_the_first_answer_about_a_bad_token_cost_a_question() {
+    let server = server(with("/authenticated", json!(false)));
+    let authenticator = Authenticator::new(server.client(), provisioned(true), Workloads::Everywhere);
+    let text = "the API server does not take the token".to_owned();
+    assert_eq!(authenticator.authenticate("one").await, Err(Denied::Unauthorized(text.clone())));
+    assert_eq!(authenticator.authenticate("one").await, Err(Denied::Unasked(text)));
+    assert_eq!(server.calls().len(), 1);
 }
 
 #[test]

@@ -20,6 +20,9 @@ pub(crate) const SETTLE: u64 = DAY;
 /// The same of the CA that proxies know the controller by. A sidecar has what its pod was given when it was made, so a pod may be as old as
 /// this.
 const SETTLE_PUSH: u64 = 300 * DAY;
+/// How long before its end the CA that proxies know the controller by gives way to its successor, also to one that came late: not all trust
+/// that one then, but whoever does would not take a third one.
+const LATE: u64 = 30 * DAY;
 /// How long a leaf holds; it is renewed at two thirds.
 const LEAF_LIFE: u64 = 90 * DAY;
 /// Certificates hold from before they are made, for clocks that go behind.
@@ -40,7 +43,10 @@ pub struct Plan<C> {
 /// When a key or certificate cannot be made.
 pub fn plan(held: Option<&Content>, names: &[String], now: UnixTime) -> Result<Plan<Content>, rcgen::Error> {
     let seconds = now.as_secs();
-    let Some(held) = held.filter(|held| is_sound(held, seconds)) else {
+    let holds = |certificate: &str| validity("ca.crt", certificate).is_ok_and(|held| (held.from..held.to).contains(&seconds));
+    let can_sign =
+        |held: &&Content| [Some(&held.signer), held.next.as_ref()].into_iter().flatten().any(|ca| holds(&ca.certificate));
+    let Some(held) = held.filter(can_sign) else {
         let signer = ca(seconds)?;
         let leaf = leaf(&signer, names, seconds)?;
         return Ok(Plan { content: Content { signer, next: None, former: Vec::new(), leaf }, change: Some("a new CA and leaf") });
@@ -48,14 +54,8 @@ pub fn plan(held: Option<&Content>, names: &[String], now: UnixTime) -> Result<P
     let mut content = held.clone();
     let mut change = None;
     let ends = |certificate: &str| validity("ca.crt", certificate).map_or(0, |validity| validity.to);
-    content.former.retain(|certificate| ends(certificate) > seconds);
-    if content.former.len() != held.former.len() {
-        change = Some("a former CA has ended");
-    }
     match content.next.take() {
-        Some(next)
-            if validity("ca.crt", &next.certificate).is_ok_and(|validity| seconds >= validity.from + SKEW + SETTLE_PUSH) =>
-        {
+        Some(next) if is_due(&next, &content.signer, seconds, holds) => {
             content.former.push(std::mem::replace(&mut content.signer, next).certificate);
             change = Some("the next CA signs");
         }
@@ -65,6 +65,11 @@ pub fn plan(held: Option<&Content>, names: &[String], now: UnixTime) -> Result<P
             change = Some("the next CA is trusted");
         }
         None => {}
+    }
+    let kept = content.former.len();
+    content.former.retain(|certificate| ends(certificate) > seconds);
+    if content.former.len() != kept {
+        change = change.or(Some("a former CA has ended"));
     }
     let due = validity("tls.crt", &content.leaf.chain).map_or(0, renewal);
     if seconds >= due || !is_trusted(&content.signer.certificate, &content.leaf.chain, names, now) {
@@ -79,9 +84,11 @@ fn renewal(Validity { from, to }: Validity) -> u64 {
     to.checked_sub(from).map_or(0, |life| from + life / 3 * 2)
 }
 
-/// Whether the CA that signs still can.
-fn is_sound(held: &Content, now: u64) -> bool {
-    validity("ca.crt", &held.signer.certificate).is_ok_and(|validity| (validity.from..validity.to).contains(&now))
+/// Whether the next CA takes the place of the one that signs: at once of one that cannot sign.
+fn is_due(next: &Ca, signer: &Ca, now: u64, holds: impl Fn(&str) -> bool) -> bool {
+    let has_settled = |settle| validity("ca.crt", &next.certificate).is_ok_and(|next| now >= next.from + SKEW + settle);
+    let ends_soon = validity("ca.crt", &signer.certificate).is_ok_and(|signer| signer.to < now + LATE);
+    holds(&next.certificate) && (has_settled(SETTLE_PUSH) || ends_soon && has_settled(SETTLE) || !holds(&signer.certificate))
 }
 
 fn ca(now: u64) -> Result<Ca, rcgen::Error> {

@@ -131,6 +131,43 @@ fn no_rotation_is_ever_noticed() {
     assert!(changes["a new leaf"] > 140, "{changes:?}");
 }
 
+/// The controller does not run for long while one CA takes the place of the other: whoever trusts the next one takes the leaf. Days are those
+/// before the end of the CA that signs.
+#[test]
+fn a_controller_that_was_away_goes_on_with_the_ca_that_proxies_trust() {
+    let first = plan(None, at(START)).unwrap().content;
+    let end = START + 3650 * DAY;
+    let planned = |content: &Content, now: u64, change: Option<&str>, what: &str| {
+        let planned = plan(Some(content), at(now)).unwrap();
+        assert_eq!(planned.change, change, "{what}");
+        planned.content
+    };
+    // From D-366 to D-200, and then again from soon after to some time.
+    let trusted = planned(&first, end - 200 * DAY, Some("the next CA is trusted"), "D-200");
+    let next = trusted.next.clone().unwrap();
+    planned(&trusted, end - 31 * DAY, Some("a new leaf"), "D-31: not all have the next one");
+    for days in [29, 1, 0, -1, -100, -500] {
+        let now = end.checked_add_signed(-days * i64::try_from(DAY).unwrap()).unwrap();
+        let what = format!("D-{days}");
+        let content = planned(&trusted, now, Some("the next CA signs"), &what);
+        assert!(content.signer == next && content.next.is_none(), "{what}");
+        assert!(accepts(&trusted.material().bundle, &content, now), "{what}: whoever has the bundle of D-200 takes the leaf");
+        assert!(accepts(&next.certificate, &content, now), "{what}");
+        assert_eq!(content.former.len(), usize::from(days > 0), "{what}: what has ended is no more");
+        planned(&content, now, None, &what);
+    }
+    // Nothing was prepared: the gateways get a day at least.
+    let late = planned(&first, end - 10 * DAY, Some("the next CA is trusted"), "D-10");
+    planned(&late, end - 10 * DAY + SETTLE - 1, None, "a moment later");
+    planned(&late, end - 10 * DAY + SETTLE, Some("the next CA signs"), "D-9");
+    let last = planned(&first, end - HOUR, Some("the next CA is trusted"), "an hour before the end");
+    planned(&last, end, Some("the next CA signs"), "D");
+    // One that is not valid takes nobody's place.
+    let other = plan(None, at(START)).unwrap().content.signer;
+    let both = Content { next: Some(other), ..first };
+    assert_eq!(plan(Some(&both), at(end)).unwrap().change, Some("a new CA and leaf"));
+}
+
 #[test]
 fn a_ca_that_has_ended_is_replaced() {
     let content = plan(None, at(START)).unwrap().content;

@@ -333,7 +333,7 @@ fn the_next_root_is_trusted_long_before_it_signs() {
     assert_eq!(signs.change, Some("the next root signs"));
     assert_eq!((signs.content.roots.len(), &signs.content.roots[1..]), (2, &signs.content.chain[..]));
     // A user's own roots beside it stay through all of it.
-    let with_other = Content { roots: vec![content.roots[0].clone(), fixture!("root.crt")], ..content };
+    let with_other = Content { roots: vec![content.roots[0].clone(), fixture!("root.crt")], ..content.clone() };
     let planned = plan::plan(Some(&with_other), at(late)).unwrap().content;
     assert!(planned.roots.contains(&fixture!("root.crt")) && planned.roots.len() == 3);
     let ended = plan::plan(Some(&with_other), at(START + 3651 * DAY)).unwrap();
@@ -343,4 +343,10 @@ fn the_next_root_is_trusted_long_before_it_signs() {
         "a root that has ended is followed by a new one"
     );
     assert!(ended.content.roots.contains(&fixture!("root.crt")) && ended.change.is_some());
+    // The next one was trusted already when the controller went, and nobody has to learn of another.
+    let trusted = plan::plan(Some(&content), at(late)).unwrap().content;
+    let back = plan::plan(Some(&trusted), at(START + 3651 * DAY)).unwrap();
+    assert_eq!(back.change, Some("the next root signs: the one before has ended"));
+    assert_eq!(Some(&back.content.chain[0]), trusted.next.as_ref().map(|next| &next.certificate));
+    assert!(back.content.next.is_none() && back.content.roots == back.content.chain);
 }

@@ -1,6 +1,6 @@
 //! A proxy's end: the stream from the controller -> snapshots for the data plane, and its answers back.
 
-mod backoff;
+pub(crate) mod backoff;
 mod certificate;
 pub(crate) mod connect;
 mod file;
@@ -77,7 +77,7 @@ pub struct Limits {
     pub first_wait: Duration,
     /// The longest wait of all.
     pub longest_wait: Duration,
-    /// How long a stream must live to be one after which the controller is expected back.
+    /// How long a stream must live, from when it is open, to be one after which the controller is expected back.
     pub healthy: Duration,
     /// About how often it is tried to connect while a controller is expected at any moment, and over how long the first tries of proxies
     /// are spread whose streams end together.
@@ -185,12 +185,12 @@ async fn follow(
     let mut referrals = Referrals::default();
     loop {
         let target = referrals.next(&options.controller);
-        let opened = Instant::now();
         let hello = held.hello(&options.models, asks.wanted.hello());
         let wait = match connect::open(options, &target, hello).await {
             Ok(stream) => {
                 tracing::info!(%target, peer = %stream.peer, "connected to the controller");
                 complaints.forget();
+                let opened = Instant::now();
                 let end = Session::new(stream, &mut held, &mut asks, store.as_ref(), &options.limits).run().await;
                 let healthy = opened.elapsed() >= options.limits.healthy;
                 if healthy {

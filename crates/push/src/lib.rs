@@ -30,6 +30,10 @@ pub const SERVER_NAME: &str = "isthmus-controller.isthmus.internal";
 const PATH: &str = "/isthmus.push/v1/stream";
 /// A response's header with the address of whom to ask instead.
 const LEADER: &str = "isthmus-leader";
+/// The seconds of `retry-after` where there will be a leader at any moment.
+const AT_ONCE: &str = "1";
+/// The same where this proxy has to wait for its turn. Any other 503 does not pass by itself soon, and has no such header.
+const ITS_TURN: &str = "2";
 /// This release, for the other side's log.
 const PACKAGE: &str = env!("CARGO_PKG_VERSION");
 

@@ -14,8 +14,8 @@ mod unanswered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -24,6 +24,7 @@ use isthmus_routing::{BackendKey, Certificate, GatewayKey, Identity, Inbound, Sn
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::Ping;
 
@@ -132,9 +133,12 @@ pub struct Versions {
 /// Why a token is not taken, or a certificate not given. The text is the answer's, so it names nothing secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// The token proves nothing (401).
+    /// The token proves nothing, and somebody had to be asked about it (401).
     #[error("{0}")]
     Unauthorized(String),
+    /// The token proves nothing, as was known without asking anybody (401).
+    #[error("{0}")]
+    Unasked(String),
     /// It proves somebody who may not connect (403).
     #[error("{0}")]
     Forbidden(String),
@@ -166,9 +170,9 @@ pub struct Limits {
     pub strangers_each: usize,
     /// Tokens that are looked at at once; more wait.
     pub authentications: usize,
-    /// Tokens that were not taken, within [`Limits::forget`]; then hardly any token is looked at (503).
+    /// Tokens that proved nothing, and about which somebody was asked, within [`Limits::forget`]; then hardly any token is looked at (503).
     pub failures: usize,
-    /// Of these, from one address; then hardly any from there is (429).
+    /// Tokens that were not taken, from one address, or one /64 of IPv6; then hardly any from there is looked at (429).
     pub failures_each: usize,
     /// How long it takes until such a number of tokens is forgotten, one after the other.
     pub forget: Duration,
@@ -280,6 +284,8 @@ pub struct Counts {
     pub denied: AtomicU64,
     /// Requests whose token was not looked at, because too many of their address, or of all, were not taken.
     pub limited: AtomicU64,
+    /// Requests whose token could not be looked at now.
+    pub unjudged: AtomicU64,
     /// Requests that were refused for another reason.
     pub refused: AtomicU64,
     /// Connections that were cut before they had a stream: no handshake, no request, nothing said.
@@ -322,6 +328,8 @@ struct Shared {
     strangers: Arc<Strangers>,
     authentications: Semaphore,
     failures: Failures,
+    /// When it was told last that a proxy gets no certificate.
+    complained: Mutex<Option<Instant>>,
 }
 
 impl Server {
@@ -338,6 +346,7 @@ impl Server {
             strangers: Strangers::new(limits.strangers, limits.strangers_each),
             authentications: Semaphore::new(limits.authentications),
             failures: Failures::new(limits.failures, limits.failures_each, limits.forget),
+            complained: Mutex::default(),
             published: receiver,
             registry: Arc::default(),
             counts: Arc::default(),

@@ -155,7 +155,16 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
+        // Whoever writes into it now, which may be a task that no abort ends, finds no folder any more, or is done soon.
+        let gone = self.folder.with_extension("gone");
+        let _ = std::fs::rename(&self.folder, &gone);
+        for _ in 0..10 {
+            let _ = std::fs::remove_dir_all(&gone);
+            if !gone.exists() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

@@ -41,11 +41,11 @@ fn drawn(span: Duration) -> Duration {
 /// What a failure to connect says of the next try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outlook {
-    /// A controller has answered that it serves nobody at the moment: there will be a leader soon.
+    /// A controller has answered that nobody leads yet, or that it has not read the cluster yet: there will be a leader soon.
     Soon,
-    /// No controller was reached, as it is for a moment when one takes another's place.
+    /// No controller was reached, as it is for a moment when one takes another's place; or one has answered that others come first.
     Unknown,
-    /// A controller has answered, and will not say anything else soon.
+    /// A controller has answered, and nothing says that it will say anything else soon.
     Poor,
 }
 

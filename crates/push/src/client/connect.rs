@@ -28,7 +28,7 @@ use super::backoff::Outlook;
 use crate::body::{Outgoing, Reader};
 use crate::frame::frame;
 use crate::message::{FromProxy, Hello};
-use crate::{LEADER, PATH, Ping, SERVER_NAME};
+use crate::{AT_ONCE, ITS_TURN, LEADER, PATH, Ping, SERVER_NAME};
 
 /// How long an address may take to take a connection before the next one is tried. Where a controller has ended nobody answers for a moment,
 /// and a SYN that was lost is sent anew after as long.
@@ -105,15 +105,15 @@ pub(crate) enum ConnectError {
     #[error("the controller does not take the token in {}: {text}; it has to be this pod's, with the audience isthmus.dev/push", .token.display())]
     Denied { token: PathBuf, text: String },
     #[error("the controller says {status}: {text}")]
-    Refused { status: StatusCode, text: String },
+    Refused { status: StatusCode, text: String, outlook: Outlook },
 }
 
 impl ConnectError {
     /// What it says of the next try.
     pub(crate) fn outlook(&self) -> Outlook {
         match self {
-            Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. } => Outlook::Soon,
-            Self::Refused { .. } | Self::Denied { .. } => Outlook::Poor,
+            Self::Refused { outlook, .. } => *outlook,
+            Self::Denied { .. } => Outlook::Poor,
             _ => Outlook::Unknown,
         }
     }
@@ -241,12 +241,22 @@ async fn refusal(response: Response<Incoming>, options: &Options) -> ConnectErro
     if let Some(leader) = leader(response.headers()).filter(|_| status == StatusCode::MISDIRECTED_REQUEST) {
         return ConnectError::Referred(leader);
     }
+    let outlook = outlook(status, response.headers());
     let body =
         Limited::new(response.into_body(), TEXT).collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&body).trim().to_owned();
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ConnectError::Denied { token: options.token.clone(), text },
-        _ => ConnectError::Refused { status, text },
+        _ => ConnectError::Refused { status, text, outlook },
+    }
+}
+
+fn outlook(status: StatusCode, headers: &HeaderMap) -> Outlook {
+    let again = headers.get(header::RETRY_AFTER).filter(|_| status == StatusCode::SERVICE_UNAVAILABLE);
+    match again.map(HeaderValue::as_bytes) {
+        Some(again) if again == AT_ONCE.as_bytes() => Outlook::Soon,
+        Some(again) if again == ITS_TURN.as_bytes() => Outlook::Unknown,
+        _ => Outlook::Poor,
     }
 }
 

@@ -108,6 +108,22 @@ mod tests {
         }
     }
 
+    /// As a store does that is still writing when its test is over.
+    #[test]
+    fn a_folder_of_a_test_is_gone_whoever_writes_into_it() {
+        for _ in 0..20 {
+            let folder = Folder::new();
+            let path = folder.path().to_owned();
+            save(&path, FILE, &stored(1)).unwrap();
+            let target = path.clone();
+            let writer = std::thread::spawn(move || while save(&target, FILE, &stored(2)).is_ok() {});
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            drop(folder);
+            writer.join().unwrap();
+            assert!(!path.exists() && !path.with_extension("gone").exists(), "{}", path.display());
+        }
+    }
+
     #[test]
     fn a_folder_that_is_not_there_is_an_error_and_no_panic() {
         assert!(save(Path::new("/nonexistent/folder"), FILE, &stored(1)).is_err());

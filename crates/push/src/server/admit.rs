@@ -18,7 +18,7 @@ use super::session::Session;
 use super::{Denied, Peer, Role, Shared, count};
 use crate::body::{Outgoing, Reader};
 use crate::message::{self, CALLS, Hello, ReadFromProxy};
-use crate::{LEADER, PACKAGE, PATH};
+use crate::{AT_ONCE, ITS_TURN, LEADER, PACKAGE, PATH};
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -31,13 +31,28 @@ struct Refusal {
     status: StatusCode,
     text: String,
     leader: Option<SocketAddr>,
-    /// Whether its token was not looked at.
-    is_limited: bool,
+    /// When to come again, where that is known.
+    again: Option<&'static str>,
+    /// What became of its token; none: nothing special.
+    token: Option<Token>,
+}
+
+#[derive(Debug)]
+enum Token {
+    /// It was not looked at.
+    Limited,
+    /// It could not be looked at.
+    Unjudged,
 }
 
 impl Refusal {
     fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), leader: None, is_limited: false }
+        Self { status, text: text.into(), leader: None, again: None, token: None }
+    }
+
+    /// There will be a leader that knows the cluster at any moment.
+    fn soon(text: &str) -> Self {
+        Self { again: Some(AT_ONCE), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, text) }
     }
 }
 
@@ -55,11 +70,12 @@ pub(super) async fn admit(
         }
         Err(refusal) => {
             let counts = &shared.counts;
-            count(match refusal.status {
-                _ if refusal.is_limited => &counts.limited,
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => &counts.denied,
-                StatusCode::MISDIRECTED_REQUEST => &counts.referred,
-                _ => &counts.refused,
+            count(match (&refusal.token, refusal.status) {
+                (Some(Token::Limited), _) => &counts.limited,
+                (Some(Token::Unjudged), _) => &counts.unjudged,
+                (None, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => &counts.denied,
+                (None, StatusCode::MISDIRECTED_REQUEST) => &counts.referred,
+                (None, _) => &counts.refused,
             });
             tracing::debug!(%peer, status = %refusal.status, "no stream: {}", refusal.text);
             // The answer is on its way when the connection looks for this.
@@ -89,13 +105,11 @@ async fn accepted(request: Request<Incoming>, peer: IpAddr, shared: &Shared) -> 
                 let text = format!("this controller does not lead: ask {address}");
                 Refusal { leader, ..Refusal::new(StatusCode::MISDIRECTED_REQUEST, text) }
             }
-            None => {
-                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "this controller does not lead, and no other does yet: come again")
-            }
+            None => Refusal::soon("this controller does not lead, and no other does yet: come again"),
         });
     }
     if shared.published.borrow().is_none() {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "this controller has not read the cluster yet: come again"));
+        return Err(Refusal::soon("this controller has not read the cluster yet: come again"));
     }
     let permit = shared.streams.clone().try_acquire_owned().map_err(|_| {
         let text = format!("this controller has as many streams as it may ({})", shared.options.limits.streams);
@@ -129,28 +143,29 @@ async fn proxy(request: &Request<Incoming>, peer: IpAddr, shared: &Shared) -> Re
         return Err(limited(excess, peer));
     }
     (shared.options.authenticate)(token).await.map_err(|denied| {
-        if matches!(denied, Denied::Unauthorized(_) | Denied::Forbidden(_)) {
-            shared.failures.count(peer);
-        }
-        let status = match denied {
-            Denied::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            Denied::Forbidden(_) => StatusCode::FORBIDDEN,
-            Denied::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        shared.failures.count(peer, &denied);
+        let (status, token) = match denied {
+            Denied::Unauthorized(_) | Denied::Unasked(_) => (StatusCode::UNAUTHORIZED, None),
+            Denied::Forbidden(_) => (StatusCode::FORBIDDEN, None),
+            Denied::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, Some(Token::Unjudged)),
         };
-        Refusal::new(status, denied.to_string())
+        Refusal { token, ..Refusal::new(status, denied.to_string()) }
     })
 }
 
 /// Nobody was asked about its token.
 fn limited(excess: Excess, peer: IpAddr) -> Refusal {
-    let (status, text) = match excess {
+    let (status, text, again) = match excess {
         Excess::Address => {
             let text = format!("too many tokens from {peer} were not taken lately, so this one was not looked at");
-            (StatusCode::TOO_MANY_REQUESTS, text)
+            (StatusCode::TOO_MANY_REQUESTS, text, None)
         }
-        Excess::All => (StatusCode::SERVICE_UNAVAILABLE, "too many tokens were not taken lately: come again".to_owned()),
+        Excess::All => {
+            let text = "too many tokens were not taken lately: come again".to_owned();
+            (StatusCode::SERVICE_UNAVAILABLE, text, Some(ITS_TURN))
+        }
     };
-    Refusal { is_limited: true, ..Refusal::new(status, text) }
+    Refusal { token: Some(Token::Limited), again, ..Refusal::new(status, text) }
 }
 
 async fn hello(reader: &mut Reader) -> Result<Hello, String> {
@@ -186,6 +201,9 @@ impl Refusal {
         answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if let Some(leader) = self.leader.and_then(|leader| HeaderValue::try_from(leader.to_string()).ok()) {
             answer.headers_mut().insert(LEADER, leader);
+        }
+        if let Some(again) = self.again {
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(again));
         }
         answer
     }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,8 @@ use crate::body::{ReadError, Reader, Unsent, send};
 use crate::frame::{self, FrameError};
 use crate::message::{self, Ack, Hello, Nack, ReadFromProxy, ToProxy, Welcome};
 
+/// How often the log says that a proxy gets no certificate, of all together; whoever signs counts each.
+const COMPLAINTS: Duration = Duration::from_secs(30);
 /// Bytes after which messages are sent on.
 const CHUNK: usize = 64 << 10;
 
@@ -226,13 +228,24 @@ impl Session {
             let next = Instant::now() + self.shared.options.limits.sign_every;
             let answer = sign::answer(&self.peer.subject, csr, &self.shared).await;
             if let ToProxy::Denied { reason } = &answer {
-                tracing::warn!(proxy = %self.peer, "a proxy gets no certificate: {reason}");
+                self.complain(reason);
             }
             if let Err(end) = self.send(&answer).await {
                 return end;
             }
             tokio::time::sleep_until(next).await;
         }
+    }
+
+    /// A thousand sidecars may ask at once, and again and again.
+    fn complain(&self, reason: &str) {
+        let mut complained = self.shared.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_some_and(|last| last.elapsed() < COMPLAINTS) {
+            tracing::debug!(proxy = %self.peer, "a proxy gets no certificate: {reason}");
+            return;
+        }
+        *complained = Some(Instant::now());
+        tracing::warn!(proxy = %self.peer, "a proxy gets no certificate: {reason}; others are not named for {COMPLAINTS:?}");
     }
 
     /// Sends every newest snapshot, as a difference to the one that was sent before.

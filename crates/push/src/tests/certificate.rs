@@ -182,6 +182,23 @@ async fn whatever_the_authority_answers_it_is_asked_again() {
 }
 
 #[tokio::test]
+async fn an_authority_that_is_not_there_is_told_once_in_a_while() {
+    let heard = Heard::listen();
+    let (bed, asked) = bed(Arc::new(|_, _| Err(Denied::Unavailable("the authority is not there".to_owned())))).await;
+    let (files, _shown) = wanting(&bed);
+    let _running = files.run();
+    let five = async {
+        while bed.count(|counts| &counts.certificates_denied) < 5 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, five).await.expect("it is asked again and again");
+    assert!(asked.lock().unwrap().len() >= 5);
+    let told = heard.lines().iter().filter(|line| line.contains("a proxy gets no certificate")).count();
+    assert_eq!(told, 1);
+}
+
+#[tokio::test]
 async fn an_answer_that_is_late_is_one_all_the_same() {
     let tries = Arc::new(AtomicUsize::new(0));
     let counted = tries.clone();

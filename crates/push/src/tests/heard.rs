@@ -7,7 +7,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
 
 /// Hears warnings and errors of this thread until it is dropped.
-pub(super) struct Heard {
+pub(crate) struct Heard {
     lines: Lines,
     _guard: DefaultGuard,
 }
@@ -26,7 +26,7 @@ impl Write for Lines {
 }
 
 impl Heard {
-    pub(super) fn listen() -> Self {
+    pub(crate) fn listen() -> Self {
         let lines = Lines::default();
         let written = lines.clone();
         let log = tracing_subscriber::fmt().with_max_level(LevelFilter::WARN).with_ansi(false);
@@ -35,7 +35,7 @@ impl Heard {
     }
 
     /// So far, in order.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         String::from_utf8_lossy(&self.lines.0.lock().unwrap()).lines().map(str::to_owned).collect()
     }
 }

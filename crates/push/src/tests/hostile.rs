@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::scripted::Opened;
 use super::*;
+use crate::client::backoff::Outlook;
 use crate::client::connect::{self, Stream, Target};
 use crate::message::{Held, Hello};
 
@@ -363,11 +364,11 @@ async fn bad_tokens_of_one_address_are_looked_at_a_few_times_and_the_others_are_
         let expected =
             if n < 5 { "does not take the token" } else { "says 429 Too Many Requests: too many tokens from 127.0.0.2" };
         assert!(error.to_string().contains(expected), "{n}: {error}");
-        assert_eq!(format!("{:?}", error.outlook()), "Poor", "it does not come again each second");
+        assert_eq!(error.outlook(), Outlook::Poor, "it does not come again each second");
     }
     let counted = |bed: &Bed| {
         let [denied, limited] = [bed.count(|counts| &counts.denied), bed.count(|counts| &counts.limited)];
-        (bed.looked_at.load(Ordering::Relaxed), denied, limited, bed.count(|counts| &counts.refused))
+        (bed.looked_at.load(Ordering::Relaxed), denied, limited, bed.count(|counts| &counts.unjudged))
     };
     assert_eq!(counted(&bed), (5, 5, 15, 0));
     shows(&bed, 2, "good late").await;
@@ -377,7 +378,7 @@ async fn bad_tokens_of_one_address_are_looked_at_a_few_times_and_the_others_are_
     // What the API server does not answer is nobody's failure.
     for _ in 0..10 {
         let error = shows(&bed, 3, "early a").await;
-        assert_eq!(format!("{:?}", error.outlook()), "Soon", "{error}");
+        assert_eq!(error.outlook(), Outlook::Poor, "no leader is to come who could ask: {error}");
     }
     assert_eq!(counted(&bed), (16, 5, 16, 10));
 }
@@ -390,8 +391,9 @@ async fn bad_tokens_of_many_addresses_have_a_limit_too_and_a_good_one_gets_its_t
     let start = tokio::time::Instant::now();
     let mut others = (10..=250).cycle();
     while bed.count(|counts| &counts.limited) < 50 {
-        let error = shows(&bed, others.next().unwrap(), "forged").await.to_string();
-        assert!(error.contains("does not take the token") || error.contains("says 503"), "{error}");
+        let error = shows(&bed, others.next().unwrap(), "forged").await;
+        let (text, waits) = (error.to_string(), error.outlook() == Outlook::Unknown);
+        assert!(if text.contains("says 503") { waits } else { text.contains("does not take the token") }, "{error:?}");
     }
     // 12 at once, then one in a second.
     let most = 12 + start.elapsed().as_secs() + 1;
@@ -399,4 +401,69 @@ async fn bad_tokens_of_many_addresses_have_a_limit_too_and_a_good_one_gets_its_t
     assert!((12..=most).contains(&looked_at), "{looked_at} of at most {most}");
     let _good = bed.proxy("a").run();
     bed.acked("a", version).await;
+}
+
+/// Sidecars without a mesh, or of namespaces that are not read, come again and again; so do those whose token is known to be none.
+#[tokio::test]
+async fn whoever_costs_nobody_a_question_keeps_nobody_out() {
+    let limits = ServerLimits { failures: 5, failures_each: 5, forget: Duration::from_secs(3600), ..ServerLimits::default() };
+    let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
+    let version = bed.publish(&snapshot(1));
+    for n in 0..20 {
+        let token = if n % 2 == 0 { "stranger" } else { "known" };
+        let error = shows(&bed, 10 + n, &format!("{token} {n}")).await;
+        assert!(error.to_string().contains("does not take the token"), "{n}: {error}");
+    }
+    assert_eq!((bed.count(|counts| &counts.denied), bed.count(|counts| &counts.limited)), (20, 0));
+    let _good = bed.proxy("a").run();
+    bed.acked("a", version).await;
+}
+
+#[tokio::test]
+async fn a_controller_says_whether_there_will_be_a_leader_soon() {
+    let limits = ServerLimits { streams: 1, ..ServerLimits::default() };
+    let bed = Bed::with(limits, Models::default(), Arc::new(Authority::new())).await;
+    let asked = async |expected: Outlook, text: &str| {
+        let error = open_as(&bed, "good a", BTreeSet::new()).await.map(drop).unwrap_err();
+        assert!(error.to_string().contains("says 503") && error.to_string().contains(text), "{error}");
+        assert_eq!(error.outlook(), expected, "{error}");
+    };
+    asked(Outlook::Soon, "has not read the cluster yet").await;
+    bed.publish(&snapshot(1));
+    bed.role.send_replace(Role::Follower { leader: None });
+    asked(Outlook::Soon, "no other does yet").await;
+    bed.role.send_replace(Role::Leader);
+    let _only = open(&bed, "b").await;
+    asked(Outlook::Poor, "as many streams as it may").await;
+}
+
+/// Passes each connection on after this time.
+async fn late(to: SocketAddr, by: Duration) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                tokio::time::sleep(by).await;
+                let mut far = TcpStream::connect(to).await.unwrap();
+                tokio::io::copy_bidirectional(&mut near, &mut far).await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_at_once_was_no_good_one_however_long_it_took_to_open() {
+    let authority = Authority::new();
+    let (address, mut streams) = scripted::start(&authority).await;
+    let healthy = Duration::from_secs(1);
+    let mut files = ProxyBed::new(late(address, healthy * 5 / 4).await, "good a", &authority.pem);
+    let for_ever = Duration::from_secs(1 << 30);
+    files.options.limits = ClientLimits { healthy, pace: for_ever, longest_wait: for_ever, ..ClientLimits::default() };
+    let _running = files.run();
+    let (opened, _) = next(&mut streams).await;
+    opened.say(r#"{"renew":{}}"#).await;
+    let again = tokio::time::timeout(healthy * 3, streams.recv()).await;
+    assert!(again.is_err(), "after a good one it would have come again without a wait");
 }

@@ -99,7 +99,7 @@ async fn it_is_said_since_when_nobody_leads() {
     tokio::time::timeout(SOON, seen.wait_for(Option::is_none)).await.expect("it is back soon").unwrap();
 }
 
-/// With the times that proxies have.
+/// With the times that proxies have. One that doubled its waits would have come five times in 12 s on average, and again within 10 s more.
 #[tokio::test]
 async fn whoever_had_a_stream_is_back_within_a_second_of_a_leader() {
     let (first, _) = pair().await;
@@ -110,22 +110,30 @@ async fn whoever_had_a_stream_is_back_within_a_second_of_a_leader() {
         files.options.limits = ClientLimits::default();
         files
     });
+    let start = tokio::time::Instant::now();
     let running: Vec<_> = files.map(|files| files.run()).collect();
     for pod in &pods {
         first.acked(pod, version).await;
     }
-    let (without, start) = (Duration::from_secs(4), tokio::time::Instant::now());
+    // What 40 handshakes of a debug build take here and now.
+    let work = start.elapsed();
+    let start = tokio::time::Instant::now();
     first.role.send_replace(Role::Follower { leader: None });
-    tokio::time::sleep(without).await;
-    // Of the first try, which is drawn from a second, and of one each half to whole second after that.
-    let (asked, most) = (first.count(|counts| &counts.refused), 40 * 8);
-    assert!((40 * 3..=most).contains(&asked), "{asked} tries in {:?}", start.elapsed());
+    let asked = async {
+        while first.count(|counts| &counts.refused) < 40 * 5 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON + work * 5, asked).await.expect("each tries about once a second");
+    // At most two tries each second, and the first.
+    let (asked, most) = (first.count(|counts| &counts.refused), 40.0 * (2.0 * start.elapsed().as_secs_f64() + 1.0));
+    assert!(asked <= most as u64, "{asked} tries in {:?}", start.elapsed());
     let leads = tokio::time::Instant::now();
     first.role.send_replace(Role::Leader);
     for pod in &pods {
         first.acked(pod, version).await;
     }
-    // And what 40 handshakes of a debug build take on a busy machine.
-    assert!(leads.elapsed() < Duration::from_millis(2500), "back after {:?}", leads.elapsed());
+    let most = Duration::from_secs(3) + work * 3;
+    assert!(leads.elapsed() < most, "back after {:?} where {work:?} are for work", leads.elapsed());
     assert!(running.iter().all(|proxy| proxy.served() == [snapshot(1)]));
 }

@@ -25,7 +25,7 @@ async fn a_token_is_read_at_each_connect_and_a_wrong_one_gets_nothing() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     files.write("token", "early a");
-    refused(&bed, |counts| &counts.refused).await;
+    refused(&bed, |counts| &counts.unjudged).await;
     assert!(proxy.served().is_empty() && bed.seen("a").is_none());
     files.write("token", "good a");
     bed.acked("a", version).await;
