@@ -280,8 +280,9 @@ fn accepting(provider: Arc<CryptoProvider>, verifier: &Arc<Verifier>, own: &Clie
         .with_cert_resolver(own.as_server());
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    // The client's choice, of which it names one: bytes are passed on to an application that speaks the same without TLS.
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), PROBE.to_vec()];
+    // The client's choice, of which it names one: bytes are passed on to an application that speaks the same without TLS. Who only wants to
+    // look names the others as well, for servers that do not know the first.
+    config.alpn_protocols = vec![PROBE.to_vec(), b"h2".to_vec(), b"http/1.1".to_vec()];
     config
 }
 

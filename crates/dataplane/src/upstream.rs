@@ -291,11 +291,9 @@ impl UpstreamTls {
         let mut config = self.make_config(self.shown(caller.certificate()));
         // A resumed session has the certificate of the one before it, which need not be what the endpoint shows now.
         config.resumption = Resumption::disabled();
-        config.alpn_protocols = match self.terms {
-            // Some servers do not speak to clients without ALPN.
-            Terms::Policy { .. } => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-            Terms::Mesh(_) => vec![identity::PROBE.to_vec()],
-        };
+        // Some servers do not speak to clients without ALPN, and a sidecar of before does not know that it is only looked at.
+        let wanted: &[&[u8]] = if self.is_mesh() { &[identity::PROBE, b"h2", b"http/1.1"] } else { &[b"h2", b"http/1.1"] };
+        config.alpn_protocols = wanted.iter().map(|protocol| protocol.to_vec()).collect();
         let shake = async {
             let header = caller.header(version);
             let stream = announce::dial(address, &header).await.map_err(UpstreamTlsError::Unreachable)?;

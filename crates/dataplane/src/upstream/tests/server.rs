@@ -14,8 +14,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::client::TlsStream;
 
-use crate::identity::PROBE;
-
 /// Ends when it is dropped.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
@@ -110,7 +108,7 @@ impl Drop for Server {
 }
 
 fn prepared(mut config: ServerConfig) -> Arc<ServerConfig> {
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), PROBE.to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Arc::new(config)
 }
 
