@@ -167,7 +167,8 @@ impl Accepted {
         let Self { socket, ends, face, signals, permit } = self;
         if let Entrance::Captured(side) = face.entrance {
             let fresh = Fresh { socket, peer: ends.1, at: face.metrics.clone(), signals, permit };
-            return capture::serve(side, fresh, &context).await;
+            // Boxed, as streams are below, so that a connection of HTTP, which may be idle for long, has no room for them.
+            return Box::pin(capture::serve(side, fresh, &context)).await;
         }
         let (started, start_time) = (std::time::Instant::now(), SystemTime::now());
         let guard = face.metrics.accepted();
@@ -198,7 +199,7 @@ impl Accepted {
             }
             Opened::Stream(client) => {
                 let arrived = Arrived { client, addresses, started, start_time, deadline };
-                context.streams.serve(arrived, guard.port(), signals).await;
+                Box::pin(context.streams.serve(arrived, guard.port(), signals)).await;
                 drop((guard, permit));
             }
         }
