@@ -2,8 +2,8 @@
 //! protocol.
 //!
 //! Streams are connected with a rustls configuration of ours ([`UpstreamTls::connect`]). HTTP goes through Pingora's connector, which verifies
-//! the chain of every connection and the hostname; for subjectAltNames and workloads of the mesh see [`proof`]. Whatever decides which connection may be
-//! used is part of Pingora's pool key: nobody gets a connection that his own policy would not have accepted.
+//! the chain of every connection and the hostname; for subjectAltNames and workloads of the mesh see [`proof`]. Whatever decides which
+//! connection may be used is part of Pingora's pool key: nobody gets a connection that his own policy would not have accepted.
 
 mod announce;
 mod authorities;

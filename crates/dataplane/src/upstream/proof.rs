@@ -20,7 +20,8 @@ use super::UpstreamTlsError;
 /// probe that found nobody says nothing of the next one.
 const REMEMBERED: Duration = Duration::from_secs(1);
 
-/// Certificates that are remembered, half a megabyte: in the mesh each pod of an identity has one.
+/// Certificates that are remembered, of one policy or workload: at most a megabyte and a half. In the mesh each pod of an identity has
+/// one.
 const LEAVES: usize = 16 * 1024;
 
 /// Endpoints whose last probe is remembered.
